@@ -1,0 +1,142 @@
+"""nerfstudio's trainer with calibrated norms, atomic exact checkpoints, and the CPU as a fallback."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.engine.optimizers import Optimizers
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.utils.decorators import check_main_thread
+from nerfstudio.utils.misc import step_check
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from crossnorm_ns.data.errors import DataError
+from crossnorm_ns.engine.checkpoints import prune_others, save_atomically
+from crossnorm_ns.engine.random_state import capture_random_state, preserved_random_state, restore_random_state
+from crossnorm_ns.norms import calibrate, norms_of
+
+
+@dataclass
+class CrossNormTrainerConfig(TrainerConfig):
+    """Configuration of a training whose norms are calibrated before each save and each evaluation."""
+
+    _target: type = field(default_factory=lambda: CrossNormTrainer)
+    calibration_batches: int = 16
+    """Training batches over which the norms' population statistics are gathered."""
+
+    def save_config(self) -> None:
+        """Checks the data, then writes config.yml: a run that cannot start leaves nothing behind."""
+        datamanager = self.pipeline.datamanager
+        parser = getattr(datamanager, "dataparser", None)
+        if hasattr(parser, "check_data"):
+            if datamanager.data is not None:
+                parser.data = datamanager.data
+            try:
+                parser.check_data()
+            except DataError as error:
+                print(f"error: {error}", file=sys.stderr)
+                sys.exit(2)
+        super().save_config()
+
+
+class CrossNormTrainer(Trainer):
+    """Trains up to `max_num_iterations` steps in all; a resumed run continues as if it had never stopped."""
+
+    config: CrossNormTrainerConfig
+
+    def __init__(self, config: CrossNormTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
+        if config.machine.device_type == "cuda" and not torch.cuda.is_available():
+            CONSOLE.print("[bold yellow]No CUDA device found: training on the CPU.")
+            config.machine.device_type = "cpu"
+        elif config.machine.device_type == "cuda":
+            CONSOLE.print(f"Training on {torch.cuda.get_device_name(local_rank)}.")
+        self._random_state: dict[str, Any] | None = None
+        super().__init__(config, local_rank, world_size)
+
+    def setup_optimizers(self) -> Optimizers:
+        """Optimizers whose schedules end with the run where they name no end of their own."""
+        groups = {}
+        for name, group in self.config.optimizers.items():
+            scheduler = group["scheduler"]
+            if scheduler is not None and getattr(scheduler, "max_steps", 0) is None:
+                scheduler = dataclasses.replace(scheduler, max_steps=self.config.max_num_iterations)
+            groups[name] = {**group, "scheduler": scheduler}
+        return Optimizers(groups, self.pipeline.get_param_groups())
+
+    def train(self) -> None:
+        """Trains from where the loaded checkpoint stopped up to `max_num_iterations`."""
+        total = self.config.max_num_iterations
+        if self._start_step >= total:
+            CONSOLE.print(
+                f"The checkpoint has {self._start_step} steps already: nothing is left of --max-num-iterations {total}."
+            )
+            return
+        if self._random_state is not None:
+            restore_random_state(self._random_state)
+        self.config.max_num_iterations = total - self._start_step
+        try:
+            super().train()
+        finally:
+            self.config.max_num_iterations = total
+
+    def calibrate_norms(self) -> None:
+        """Stores population statistics of the model's norms; draws training batches without any effect on training."""
+        model = self.pipeline.model
+        if not norms_of(model):
+            return
+        datamanager = self.pipeline.datamanager
+        count = datamanager.train_count
+        with preserved_random_state():
+            calibrate(model, self._training_rays(self.config.calibration_batches))
+        datamanager.train_count = count
+
+    def _training_rays(self, batches: int) -> Iterator[tuple[RayBundle]]:
+        for _ in range(batches):
+            rays, _ = self.pipeline.datamanager.next_train(self.step)
+            assert isinstance(rays, RayBundle)
+            yield (rays,)
+
+    def eval_iteration(self, step: int) -> None:
+        """nerfstudio's, with calibrated norms for pictures and without an effect on the training that follows."""
+        config = self.config
+        due = [config.steps_per_eval_batch, config.steps_per_eval_image, config.steps_per_eval_all_images]
+        if not any(step_check(step, steps) for steps in due):
+            return
+        self.calibrate_norms()
+        with preserved_random_state():
+            super().eval_iteration(step)
+
+    @check_main_thread
+    def save_checkpoint(self, step: int) -> None:
+        """Calibrates, then writes a checkpoint atomically; older ones go only after it is complete."""
+        self.calibrate_norms()
+        pipeline = getattr(self.pipeline, "module", self.pipeline)
+        path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
+        save_atomically(
+            {
+                "step": step,
+                "pipeline": pipeline.state_dict(),
+                "optimizers": {name: part.state_dict() for name, part in self.optimizers.optimizers.items()},
+                "schedulers": {name: part.state_dict() for name, part in self.optimizers.schedulers.items()},
+                "scalers": self.grad_scaler.state_dict(),
+                "random_state": capture_random_state(),
+            },
+            path,
+        )
+        if self.config.save_only_latest_checkpoint:
+            prune_others(path)
+
+    def _load_checkpoint(self) -> None:
+        super()._load_checkpoint()
+        path = self.config.load_checkpoint
+        if path is None and self.config.load_dir is not None:
+            path = self.config.load_dir / f"step-{self._start_step - 1:09d}.ckpt"
+        if path is not None:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            self._random_state = content.get("random_state")

@@ -1,0 +1,293 @@
+"""Batch, layer, global and cross normalization as pure functions of a batch of features.
+
+Every norm is y = (x - center) * inverse_std * weight + bias; a norm is its `center` and `inverse_std`, functions of
+the rows of x (exact, one sample each) and of the column statistics (the batch's, or stored ones).
+
+Sources: the paper, section 4 and equations of 4.3 for the cross; github.com/Aiolus-X/Norm-INR for the released forms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from crossnorm_ns import kernels
+from crossnorm_ns.functional.statistics import ColumnStatistics, column_statistics, renormalised
+
+Variant = Literal["released", "paper"]
+NormName = Literal["bn", "ln", "gn", "cn"]
+
+
+def _row_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased variance of each row, shape (rows, 1); the variance of a single channel is 0."""
+    var, mean = torch.var_mean(x, dim=-1, keepdim=True, correction=min(1, x.shape[-1] - 1))
+    return mean, var
+
+
+def _batch_moments(stats: ColumnStatistics, eps: float) -> tuple[Tensor, Tensor]:
+    biased_var = stats.var * ((stats.rows - 1) / stats.rows)
+    return stats.mean, torch.rsqrt(biased_var + eps)
+
+
+def _layer_moments(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    var, mean = torch.var_mean(x, dim=-1, keepdim=True, correction=0)
+    return mean, torch.rsqrt(var + eps)
+
+
+def _global_moments(stats: ColumnStatistics, eps: float) -> tuple[Tensor, Tensor]:
+    channels = stats.mean.shape[0]
+    mean = stats.mean.mean()
+    squared_deviations = (stats.rows - 1) * stats.var.sum() + stats.rows * (stats.mean - mean).square().sum()
+    degrees = stats.rows * channels - 1
+    degrees = degrees.clamp_min(1) if isinstance(degrees, Tensor) else max(degrees, 1)
+    return mean, torch.rsqrt(squared_deviations / degrees + eps)
+
+
+def _released_cross_moments(x: Tensor, stats: ColumnStatistics, eps: float) -> tuple[Tensor, Tensor]:
+    """(row sum + column sum - x) / (N + C), written about the column's mean so that a large mean cancels exactly."""
+    rows, mean, var = stats
+    channels = x.shape[-1]
+    row_mean, row_var = _row_statistics(x)
+    center = mean + (channels * (row_mean - mean) - x) / (rows + channels)
+    return center, torch.rsqrt(var + row_var + eps)
+
+
+def _paper_cross_moments(x: Tensor, stats: ColumnStatistics, eps: float) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of the N + C - 1 values in the row and the column of each entry."""
+    rows, mean, var = stats
+    channels = x.shape[-1]
+    row_var, row_mean = torch.var_mean(x, dim=-1, keepdim=True, correction=0)
+    size = rows + channels - 1
+    center = mean + (channels * (row_mean - mean) - (x - mean)) / size
+    in_row = channels * (row_var + (row_mean - center).square()) - (x - center).square()
+    in_column = (rows - 1) * var + rows * (mean - center).square()
+    return center, torch.rsqrt((in_row + in_column) / size + eps)
+
+
+@dataclass(frozen=True)
+class Formula:
+    """Which norm: its name, the variant (of the cross alone) and the epsilon under the root."""
+
+    name: NormName
+    variant: Variant = "released"
+    eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.name not in ("bn", "ln", "gn", "cn"):
+            raise ValueError(f"unknown norm {self.name!r}: choose one of bn, ln, gn, cn")
+        if self.variant not in ("released", "paper"):
+            raise ValueError(f"unknown variant {self.variant!r}: choose 'released' or 'paper'")
+
+    @property
+    def uses_columns(self) -> bool:
+        """Whether other samples of the batch play a part; layer normalization looks at one row alone."""
+        return self.name != "ln"
+
+    def moments(
+        self, x: Float[Tensor, "rows channels"], stats: ColumnStatistics | None
+    ) -> tuple[Tensor, Tensor]:
+        """Center and inverse standard deviation, each broadcastable to x."""
+        if self.name == "ln":
+            return _layer_moments(x, self.eps)
+        assert stats is not None
+        if self.name == "bn":
+            return _batch_moments(stats, self.eps)
+        if self.name == "gn":
+            return _global_moments(stats, self.eps)
+        moments = _released_cross_moments if self.variant == "released" else _paper_cross_moments
+        return moments(x, stats, self.eps)
+
+
+def _apply(
+    formula: Formula, x: Tensor, weight: Tensor | None, bias: Tensor | None, stats: ColumnStatistics | None
+) -> Tensor:
+    """The formula itself: the plain twin of every kernel. Shapes (rows, channels) -> (rows, channels)."""
+    center, inverse_std = formula.moments(x, stats)
+    y = (x - center) * inverse_std
+    if weight is not None:
+        y = y * weight
+    return y if bias is None else y + bias
+
+
+class _Normalize(torch.autograd.Function):
+    """A norm that keeps x alone for the backward pass.
+
+    `stats` are the values that normalize. `batch` are the statistics of x itself where gradients flow through them
+    (None: the statistics are constants, as in evaluation).
+
+    A backward pass that builds a graph is a spatial gradient (a normal, the eikonal term): there the column statistics
+    count as constants, so that no gradient leaks from one sample to another, while the second pass, to the
+    parameters, sees how they depend on everything. `coupled` switches that off.
+    """
+
+    @staticmethod
+    def forward(
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        formula: Formula,
+        stats: ColumnStatistics,
+        batch: ColumnStatistics | None,
+        coupled: bool,
+        process_group: Any,
+    ) -> Tensor:
+        if formula.name == "cn" and kernels.supports(x):
+            return kernels.cross_norm_forward(x, weight, bias, *stats, formula.variant == "paper", formula.eps)
+        return _apply(formula, x, weight, bias, stats)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        x, weight, bias, ctx.formula, ctx.stats, ctx.batch, ctx.coupled, ctx.process_group = inputs
+        ctx.save_for_backward(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple:
+        (grad_output,) = grad_outputs
+        x, weight, bias = ctx.saved_tensors
+        formula: Formula = ctx.formula
+        if torch.is_grad_enabled():
+            grads = _differentiable_gradients(ctx, grad_output, x, weight, bias)
+        elif formula.name == "cn" and ctx.process_group is None and kernels.supports(x):
+            batch_mean = None if ctx.batch is None else ctx.batch.mean
+            dx, dweight, dbias = kernels.cross_norm_backward(
+                grad_output, x, weight, *ctx.stats, batch_mean, formula.variant == "paper", formula.eps
+            )
+            grads = [dx, None if weight is None else dweight, None if bias is None else dbias]
+        else:
+            with torch.enable_grad():
+                detached = [None if t is None else t.detach().requires_grad_() for t in (x, weight, bias)]
+                y = _apply(formula, *detached, _statistics_with_gradients(ctx, detached[0]))
+            grads = _gradients(y, detached, grad_output, create_graph=False)
+        return (*grads, None, None, None, None, None)
+
+
+def _statistics_with_gradients(ctx: Any, source: Tensor) -> ColumnStatistics:
+    """The statistics that forward used, as functions of `source` unless they are constants."""
+    if ctx.batch is None:
+        return ctx.stats
+    own = column_statistics(source, ctx.process_group)
+    return own if ctx.stats is ctx.batch else renormalised(ctx.stats, own)
+
+
+def _gradients(y: Tensor, inputs: list[Tensor | None], grad_output: Tensor, create_graph: bool) -> list[Tensor | None]:
+    wanted = [t for t in inputs if t is not None and t.requires_grad]
+    grads = iter(torch.autograd.grad(y, wanted, grad_output, create_graph=create_graph))
+    return [next(grads) if t is not None and t.requires_grad else None for t in inputs]
+
+
+def _differentiable_gradients(
+    ctx: Any, grad_output: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None
+) -> list[Tensor | None]:
+    # The first-order gradient stops at these aliases; statistics computed from x itself are constants to it, yet
+    # remain functions of x in the graph that it builds.
+    aliases = [None if t is None else t.view_as(t) for t in (x, weight, bias)]
+    source = aliases[0] if ctx.coupled else x
+    assert source is not None
+    y = _apply(ctx.formula, *aliases, _statistics_with_gradients(ctx, source))
+    return _gradients(y, aliases, grad_output, create_graph=True)
+
+
+def normalize(
+    formula: Formula,
+    x: Float[Tensor, "*batch channels"],
+    weight: Float[Tensor, " channels"] | None,
+    bias: Float[Tensor, " channels"] | None,
+    *,
+    stats: ColumnStatistics | None = None,
+    batch: ColumnStatistics | None = None,
+    coupled_gradients: bool = True,
+    process_group: Any = None,
+) -> Float[Tensor, "*batch channels"]:
+    """Normalizes x; rows are all leading dimensions. Computes in float32 or better and returns x's own type.
+
+    Args:
+        formula: which norm.
+        x: features.
+        weight: scale of each feature, or None for 1.
+        bias: shift of each feature, or None for 0.
+        stats: column statistics that normalize; None means those of x.
+        batch: the statistics of x, where gradients shall flow through them although `stats` gives the values.
+        coupled_gradients: keeps the terms between samples in gradients that build a graph (spatial gradients).
+        process_group: over which the column statistics are reduced.
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    rows = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
+    if formula.name == "ln":
+        y = functional.layer_norm(rows, rows.shape[-1:], weight, bias, formula.eps)
+    elif rows.shape[0] == 0 and process_group is None:
+        y = _apply(formula, rows, weight, bias, ColumnStatistics(1, rows.sum(0), rows.sum(0)))
+    else:
+        if stats is None:
+            stats = batch = column_statistics(rows.detach(), process_group)
+        if torch.compiler.is_compiling():
+            y = _apply(formula, rows, weight, bias, stats)
+        else:
+            y = _Normalize.apply(rows, weight, bias, formula, stats, batch, coupled_gradients, process_group)
+    return y.reshape(x.shape).to(x.dtype)
+
+
+def batch_norm(
+    x: Float[Tensor, "*batch channels"],
+    weight: Float[Tensor, " channels"] | None,
+    bias: Float[Tensor, " channels"] | None,
+    *,
+    stats: ColumnStatistics | None = None,
+    eps: float = 1e-5,
+) -> Float[Tensor, "*batch channels"]:
+    """Batch normalization over all leading dimensions (paper, section 4.1), biased variance."""
+    return normalize(Formula("bn", eps=eps), x, weight, bias, stats=stats)
+
+
+def layer_norm(
+    x: Float[Tensor, "*batch channels"],
+    weight: Float[Tensor, " channels"] | None,
+    bias: Float[Tensor, " channels"] | None,
+    *,
+    eps: float = 1e-5,
+) -> Float[Tensor, "*batch channels"]:
+    """Layer normalization over the last dimension (paper, section 4.2), biased variance."""
+    return normalize(Formula("ln", eps=eps), x, weight, bias)
+
+
+def global_norm(
+    x: Float[Tensor, "*batch channels"],
+    weight: Float[Tensor, " channels"] | None,
+    bias: Float[Tensor, " channels"] | None,
+    *,
+    stats: ColumnStatistics | None = None,
+    eps: float = 1e-5,
+) -> Float[Tensor, "*batch channels"]:
+    """Global normalization: one mean and one unbiased variance over all entries, affine per feature (section 4.3)."""
+    return normalize(Formula("gn", eps=eps), x, weight, bias, stats=stats)
+
+
+def cross_norm(
+    x: Float[Tensor, "*batch channels"],
+    weight: Float[Tensor, " channels"] | None,
+    bias: Float[Tensor, " channels"] | None,
+    *,
+    stats: ColumnStatistics | None = None,
+    variant: Variant = "released",
+    eps: float = 1e-5,
+) -> Float[Tensor, "*batch channels"]:
+    """Cross normalization: each entry by the statistics of its row and its column (paper, section 4.3).
+
+    Twice differentiable, with all terms between samples; the modules of `crossnorm_ns.norms` gate those terms out of
+    spatial gradients.
+
+    Args:
+        x: features; rows are all leading dimensions.
+        weight: scale of each feature, or None for 1.
+        bias: shift of each feature, or None for 0.
+        stats: column statistics (rows N, mean, unbiased variance) in place of the batch's, taken as constants.
+        variant: "released" is the code behind the paper's image results: mean (row sum + column sum - x) / (N + C),
+            variance column + row, both unbiased. "paper" is section 4.3: mean and biased variance of the N + C - 1
+            values in the row and the column.
+        eps: added to the variance.
+    """
+    return normalize(Formula("cn", variant, eps), x, weight, bias, stats=stats)

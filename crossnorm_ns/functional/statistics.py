@@ -1,0 +1,108 @@
+"""Row and column statistics of a batch of features, and their exact merging.
+
+Columns are features, rows are the points of the batch. Variances are unbiased unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from crossnorm_ns import kernels
+
+
+class ColumnStatistics(NamedTuple):
+    """What a norm needs to know of a whole batch, or of a population in its place.
+
+    Attributes:
+        rows: number of points N that a batch has; a number or a scalar tensor.
+        mean: mean of each feature.
+        var: unbiased variance of each feature.
+    """
+
+    rows: float | Tensor
+    mean: Float[Tensor, " channels"]
+    var: Float[Tensor, " channels"]
+
+
+def column_statistics(x: Float[Tensor, "rows channels"], process_group=None) -> ColumnStatistics:
+    """Statistics of each feature over the batch, differentiable (twice) in x.
+
+    Args:
+        x: features, at least one row. The variance of a single row is 0.
+        process_group: reduces over the processes of this group, as if their rows were one batch; every process of
+            the group must call, and one without rows contributes nothing.
+    """
+    if process_group is not None:
+        return _reduced_column_statistics(x, process_group)
+    rows = x.shape[0]
+    if not x.requires_grad and not torch.compiler.is_compiling() and kernels.supports(x):
+        return ColumnStatistics(rows, *kernels.column_statistics(x))
+    var, mean = torch.var_mean(x, dim=0, correction=min(1, rows - 1))
+    return ColumnStatistics(rows, mean, var)
+
+
+def _reduced_column_statistics(x: Float[Tensor, "rows channels"], process_group) -> ColumnStatistics:
+    from torch.distributed.nn.functional import all_reduce  # noqa: PLC0415 (absent where torch has no distributed)
+
+    # A process without rows takes part with zeros, so that no other waits for it, forward or backward.
+    local_mean = x.sum(0) / max(x.shape[0], 1)
+    counted = torch.cat([x.new_tensor([float(x.shape[0])]), x.shape[0] * local_mean])
+    total = all_reduce(counted, group=process_group)
+    rows = total[0].detach()
+    mean = total[1:] / rows
+    squared_deviations = all_reduce((x - mean).square().sum(0), group=process_group)
+    return ColumnStatistics(rows, mean, squared_deviations / (rows - 1).clamp_min(1))
+
+
+def renormalised(running: ColumnStatistics, batch: ColumnStatistics) -> ColumnStatistics:
+    """Values of the running statistics with the gradients of the batch's (DESIGN: batch-renormalised training)."""
+    return ColumnStatistics(
+        running.rows,
+        running.mean + (batch.mean - batch.mean.detach()),
+        running.var + (batch.var - batch.var.detach()),
+    )
+
+
+class PopulationMoments:
+    """Exact statistics over many batches: (count, mean, sum of squared deviations), merged by Chan's formula.
+
+    Accumulates in float64, so the result does not depend on how the rows are split into batches.
+    Source: Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979).
+    """
+
+    def __init__(self) -> None:
+        self.count = 0.0
+        self.batches = 0
+        self.mean: Tensor | None = None
+        self.squared_deviations: Tensor | None = None
+
+    def update(self, statistics: ColumnStatistics) -> None:
+        """Merges one batch's statistics."""
+        count = float(statistics.rows)
+        if count == 0:
+            return
+        mean = statistics.mean.double()
+        squared_deviations = statistics.var.double() * max(count - 1, 0)
+        self.batches += 1
+        if self.mean is None or self.squared_deviations is None:
+            self.count, self.mean, self.squared_deviations = count, mean, squared_deviations
+            return
+        total = self.count + count
+        difference = mean - self.mean
+        self.mean = self.mean + difference * (count / total)
+        self.squared_deviations = (
+            self.squared_deviations + squared_deviations + difference.square() * (self.count * count / total)
+        )
+        self.count = total
+
+    def statistics(self) -> ColumnStatistics:
+        """Population mean and variance, with the mean number of rows of a batch: what training saw as N."""
+        if self.mean is None or self.squared_deviations is None:
+            raise ValueError("no rows were seen: the statistics of nothing are undefined")
+        return ColumnStatistics(
+            self.count / self.batches, self.mean, self.squared_deviations / max(self.count - 1, 1.0)
+        )

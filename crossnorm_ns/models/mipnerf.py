@@ -1,0 +1,224 @@
+"""mip-NeRF as published, on nerfstudio's trainer, with any norm in its network.
+
+Source: google/mipnerf @ 84c969e (internal/models.py, internal/mip.py, configs/blender.gin). Deviations are listed in
+docs/PARITY.md.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.cameras.rays import Frustums, RayBundle, RaySamples
+from nerfstudio.data.scene_box import OrientedBox
+from nerfstudio.field_components.field_heads import FieldHeadNames
+from nerfstudio.models.base_model import Model, ModelConfig
+from nerfstudio.utils import colormaps
+from torch import Tensor
+from torch.nn import Parameter, functional
+
+from crossnorm_ns.fields.mipnerf_field import MipNeRFField
+from crossnorm_ns.functional.metrics import lpips, psnr, ssim
+from crossnorm_ns.functional.rendering import (
+    blur_weights,
+    composite,
+    resample_fenceposts,
+    stratified_fenceposts,
+    volume_rendering_weights,
+)
+from crossnorm_ns.norms import norm_domain
+
+CONE_FACTOR = 2 / math.sqrt(12)  # radius whose disc has the variance of a square pixel of unit width
+LEVELS = ("coarse", "fine")
+
+
+@dataclass
+class MipNeRFModelConfig(ModelConfig):
+    """mip-NeRF with a choice of norm."""
+
+    _target: type = field(default_factory=lambda: MipNeRFModel)
+    norm: Literal["none", "bn", "ln", "gn", "cn"] = "cn"
+    """Norm before each hidden ReLU: none, batch, layer, global or cross normalization."""
+    norm_variant: Literal["released", "paper"] = "released"
+    """Form of the cross normalization: that of the released code, or that of the paper's section 4.3."""
+    norm_statistics: Literal["batch", "renorm"] = "batch"
+    """Training statistics: the batch's, or the moving average's values with the batch's gradients."""
+    near: float = 2.0
+    """Where rays begin, in units of the ray direction whose z component is -1 in the camera's frame."""
+    far: float = 6.0
+    """Where rays end, in the same units."""
+    num_samples: int = 128
+    """Samples along each ray, on each of the two levels."""
+    depth: int = 8
+    """Hidden layers of the trunk."""
+    width: int = 256
+    """Width of the trunk and of the bottleneck."""
+    head_width: int = 128
+    """Width of the hidden layer that sees the view direction."""
+    point_degrees: int = 16
+    """Degrees of the integrated positional encoding, 2^0 to 2^(n-1)."""
+    view_degrees: int = 4
+    """Degrees of the positional encoding of the view direction."""
+    resample_padding: float = 0.01
+    """Added to the blurred coarse weights before the fine level is sampled from them."""
+    coarse_loss_mult: float = 0.1
+    """Weight of the coarse level's loss; the fine level's is 1."""
+    background: float = 1.0
+    """Grey level behind the scene: 1 is white."""
+    enable_collider: bool = False
+    """Unused: near and far bound the rays."""
+    eval_num_rays_per_chunk: int = 4096
+    """Rays rendered at a time; the picture does not depend on it."""
+    eval_lpips: bool = False
+    """Reports LPIPS too; needs the extra `lpips` and, once, its weights from the network."""
+
+
+class MipNeRFModel(Model):
+    """Two levels of samples through one network; the second is drawn from the blurred weights of the first."""
+
+    config: MipNeRFModelConfig
+
+    def populate_modules(self) -> None:
+        """Builds the field."""
+        super().populate_modules()
+        config = self.config
+        self.field = MipNeRFField(
+            depth=config.depth,
+            width=config.width,
+            head_width=config.head_width,
+            point_degrees=config.point_degrees,
+            view_degrees=config.view_degrees,
+            norm=config.norm,
+            norm_options={"variant": config.norm_variant, "statistics": config.norm_statistics},
+        )
+
+    def get_param_groups(self) -> dict[str, list[Parameter]]:
+        """One group: the field."""
+        return {"fields": list(self.field.parameters())}
+
+    def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:  # type: ignore[override]
+        """Renders rays.
+
+        Returns:
+            rgb (rays, 3), accumulation and depth (rays, 1; along unit directions, in scene units), and the coarse
+            level's under the same names with the suffix `_coarse`.
+        """
+        assert ray_bundle.metadata is not None
+        norms = ray_bundle.metadata["directions_norm"]
+        directions = ray_bundle.directions * norms
+        radii = CONE_FACTOR * _pixel_spacing(ray_bundle)
+        config, outputs = self.config, {}
+        t = stratified_fenceposts(config.near, config.far, len(norms), config.num_samples, self.training, directions)
+        weights = None
+        for level in LEVELS:
+            if weights is not None:
+                blurred = blur_weights(weights.detach(), config.resample_padding)
+                t = resample_fenceposts(t, blurred, config.num_samples + 1, self.training)
+            samples = _ray_samples(ray_bundle.origins, directions, t, radii)
+            with norm_domain(self.field, self.level_domain(level)):
+                fields = self.field(samples)
+            weights = volume_rendering_weights(fields[FieldHeadNames.DENSITY][..., 0], t, norms)
+            rgb, accumulation, t_expected = composite(weights, fields[FieldHeadNames.RGB], t, config.background)
+            suffix = "" if level == LEVELS[-1] else f"_{level}"
+            outputs[f"rgb{suffix}"] = rgb
+            outputs[f"accumulation{suffix}"] = accumulation
+            outputs[f"depth{suffix}"] = t_expected * norms
+        return outputs
+
+    def level_domain(self, level: str) -> str:
+        """The statistics that a level's norms use: each level has its own."""
+        return level
+
+    def get_outputs_for_camera(
+        self, camera: Cameras, obb_box: OrientedBox | None = None
+    ) -> dict[str, Tensor]:
+        """Renders a camera; its own pixel spacing sets the width of the cones, whatever was done to its resolution."""
+        if camera.camera_type.flatten()[0].item() == CameraType.PERSPECTIVE.value:
+            metadata = {"pixel_spacing": 1 / camera.fx} | {
+                key: value for key, value in (camera.metadata or {}).items() if key != "pixel_spacing"
+            }
+            camera = Cameras(
+                camera_to_worlds=camera.camera_to_worlds,
+                fx=camera.fx,
+                fy=camera.fy,
+                cx=camera.cx,
+                cy=camera.cy,
+                width=camera.width,
+                height=camera.height,
+                distortion_params=camera.distortion_params,
+                camera_type=camera.camera_type,
+                times=camera.times,
+                metadata=metadata,
+            )
+        return super().get_outputs_for_camera(camera, obb_box)
+
+    def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """PSNR in dB of the rays at hand, of both levels."""
+        with torch.no_grad():
+            target = self._target(batch)
+            return {"psnr": psnr(outputs["rgb"], target), "psnr_coarse": psnr(outputs["rgb_coarse"], target)}
+
+    def get_loss_dict(
+        self,
+        outputs: dict[str, Tensor],
+        batch: dict[str, Tensor],
+        metrics_dict: dict[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """Mean squared error of both levels."""
+        target = self._target(batch)
+        return {
+            "rgb_loss": functional.mse_loss(outputs["rgb"], target),
+            "rgb_loss_coarse": self.config.coarse_loss_mult * functional.mse_loss(outputs["rgb_coarse"], target),
+        }
+
+    def get_image_metrics_and_images(
+        self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """PSNR and SSIM (mip-NeRF's) of an image, and pictures: truth beside render, accumulation, depth."""
+        target, rgb = self._target(batch), outputs["rgb"]
+        metrics = {"psnr": float(psnr(rgb, target)), "ssim": float(ssim(rgb, target))}
+        if self.config.eval_lpips:
+            metrics["lpips"] = float(lpips(rgb, target))
+        pictures = {
+            "img": torch.cat([target, rgb], dim=1),
+            "accumulation": colormaps.apply_colormap(outputs["accumulation"]),
+            "depth": colormaps.apply_depth_colormap(
+                outputs["depth"],
+                accumulation=outputs["accumulation"],
+                near_plane=self.config.near,
+                far_plane=self.config.far,
+            ),
+        }
+        return metrics, pictures
+
+    def _target(self, batch: dict[str, Tensor]) -> Tensor:
+        image = batch["image"].to(self.device)
+        if image.shape[-1] == 4:  # another dataparser than ours may leave the compositing to the model
+            image = image[..., :3] * image[..., 3:] + self.config.background * (1 - image[..., 3:])
+        return image
+
+
+def _pixel_spacing(rays: RayBundle) -> Tensor:
+    """Distance of neighbouring pixels on the image plane at unit depth, (rays, 1).
+
+    Given by our dataparsers; from others, recovered from the solid angle within 0.4 % at a field of view of 40 degrees.
+    """
+    if "pixel_spacing" in rays.metadata:
+        return rays.metadata["pixel_spacing"]
+    assert rays.pixel_area is not None
+    return torch.sqrt(rays.pixel_area * rays.metadata["directions_norm"] ** 3)
+
+
+def _ray_samples(origins: Tensor, directions: Tensor, t: Tensor, radii: Tensor) -> RaySamples:
+    shape = (*t[:, 1:].shape, 3)
+    frustums = Frustums(
+        origins=origins[:, None].expand(shape),
+        directions=directions[:, None].expand(shape),
+        starts=t[:, :-1, None],
+        ends=t[:, 1:, None],
+        pixel_area=(math.pi * radii.square())[:, None].expand(*shape[:-1], 1),
+    )
+    return RaySamples(frustums=frustums)

@@ -1,0 +1,21 @@
+"""BatchNorm: see `Norm` for what all norms share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from crossnorm_ns.functional.normalization import Formula
+from crossnorm_ns.norms.base import Norm
+
+
+class BatchNorm(Norm):
+    """Batch normalization (paper, section 4.1): each feature by its mean and biased variance over the batch.
+
+    Args:
+        num_channels: C, size of the last dimension.
+        eps: added to the variance.
+        options: those of `Norm`.
+    """
+
+    def __init__(self, num_channels: int, eps: float = 1e-5, **options: Any) -> None:
+        super().__init__(num_channels, Formula("bn", eps=eps), **options)
