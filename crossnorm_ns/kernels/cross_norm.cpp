@@ -114,7 +114,10 @@ void backward_rows(const Shape& s, double eps, const T* x, const T* dy, Column<T
     const int64_t chunks = std::max<int64_t>(1, std::min<int64_t>(at::get_num_threads(), s.rows / kBlock));
     const int64_t chunk = (s.rows + chunks - 1) / chunks;
     std::vector<ColumnSums<T>> partial(chunks, ColumnSums<T>(C));
-    std::vector<T> row_sums(3 * s.rows);  // sums over each row of g r, h, and h (row mean - center)
+    struct Row {
+        T mean, squares, scaled, variance, offset;  // moments, and the sums of g r, of h and of h (mean - center)
+    };
+    std::vector<Row> row(s.rows);
 
     at::parallel_for(0, chunks, 1, [&](int64_t first, int64_t last) {
         for (int64_t t = first; t < last; ++t) {
@@ -146,9 +149,7 @@ void backward_rows(const Shape& s, double eps, const T* x, const T* dy, Column<T
                     weights[j] += dyi[j] * normalized;
                     biases[j] += dyi[j];
                 }
-                row_sums[3 * i] = row_scaled;
-                row_sums[3 * i + 1] = row_variance;
-                row_sums[3 * i + 2] = row_offset;
+                row[i] = {row_mean, row_squares, row_scaled, row_variance, row_offset};
                 if ((i + 1) % kBlock == 0) sums.flush();
             }
             sums.flush();
@@ -177,16 +178,15 @@ void backward_rows(const Shape& s, double eps, const T* x, const T* dy, Column<T
         for (int64_t i = begin; i < end; ++i) {
             const T *xi = x + i * C, *dyi = dy + i * C;
             T* dxi = dx + i * C;
-            T row_mean, row_squares;
-            row_moments(xi, C, row_mean, row_squares);
-            const T through_mean = k.a * (T(2) * k.paper_scale * row_sums[3 * i + 2] - row_sums[3 * i]);
-            const T through_squares = T(2) * row_sums[3 * i + 1] * (paper ? k.a : k.row_scale);
+            const Row& r = row[i];
+            const T through_mean = k.a * (T(2) * k.paper_scale * r.offset - r.scaled);
+            const T through_squares = T(2) * r.variance * (paper ? k.a : k.row_scale);
 #pragma omp simd
             for (int64_t j = 0; j < C; ++j) {
                 T centered, inverse;
-                entry<T, paper>(k, xi[j], col.mean[j], col.var[j], row_mean, row_squares, centered, inverse);
+                entry<T, paper>(k, xi[j], col.mean[j], col.var[j], r.mean, r.squares, centered, inverse);
                 const T gr = dyi[j] * col.weight[j] * inverse;
-                T d = gr + k.a * gr + through_mean + through_squares * (xi[j] - row_mean);
+                T d = gr + k.a * gr + through_mean + through_squares * (xi[j] - r.mean);
                 if (paper) d += k.a * gr * centered * centered * inverse * inverse;
                 if (batch_mean != nullptr) d += from_mean[j] + from_var[j] * (xi[j] - batch_mean[j]);
                 dxi[j] = d;
