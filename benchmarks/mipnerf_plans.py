@@ -1,0 +1,101 @@
+"""What is trained for docs/RESULTS.md: learning-rate grids, seeds, equal seconds, ablations, attempts to gain more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from benchmarks.training_runs import Run
+
+LEARNING_RATES = (5e-4, 2e-3, 5e-3, 1e-2, 2e-2, 4e-2)
+PUBLISHED_RATE = 5e-4
+SEEDS = (0, 1, 2)
+NORMS = ("none", "cn")
+
+
+def name_of(scene: str, norm: str, rate: float, seed: int, suffix: str = "") -> str:
+    """File name of a run."""
+    return f"{scene}-{norm}-{rate:g}-s{seed}{suffix}"
+
+
+def grid(scene: str, data: str, steps: int, seeds: Sequence[int] = (0,)) -> list[Run]:
+    """Both sides at every learning rate."""
+    return [
+        Run(name_of(scene, norm, rate, seed), data, norm, rate, steps, seed)
+        for seed in seeds
+        for rate in LEARNING_RATES
+        for norm in NORMS
+    ]
+
+
+def best_rate(results: Sequence[dict[str, Any]], norm: str, seed: int = 0) -> float:
+    """Learning rate with the highest final PSNR of a norm in a grid's results."""
+    mine = [r for r in results if r["run"]["norm"] == norm and r["run"]["seed"] == seed]
+    return max(mine, key=lambda r: r["psnr"])["run"]["learning_rate"]
+
+
+def seeds(scene: str, data: str, steps: int, best: dict[str, float]) -> list[Run]:
+    """All seeds at each side's best learning rate and at the published one."""
+    return [
+        Run(name_of(scene, norm, rate, seed), data, norm, rate, steps, seed)
+        for seed in SEEDS
+        for norm in NORMS
+        for rate in sorted({PUBLISHED_RATE, best[norm]})
+    ]
+
+
+def equal_seconds(scene: str, data: str, steps: int, best: dict[str, float], ratio: float) -> list[Run]:
+    """CN with as many steps, its schedule with them, as fit into the time of the plain network."""
+    fewer = round(steps / ratio)
+    return [
+        Run(name_of(scene, "cn", rate, seed, "-equal-seconds"), data, "cn", rate, fewer, seed)
+        for seed in SEEDS
+        for rate in sorted({PUBLISHED_RATE, best["cn"]})
+    ]
+
+
+def ablation(scene: str, data: str, steps: int, rate: float, seeds: Sequence[int]) -> list[Run]:
+    """Norms, statistics of the levels and at evaluation, placement; one learning rate."""
+    runs = []
+    for seed in seeds:
+        base = Run("", data, "cn", rate, steps, seed, num_curve_points=1, final_every=1)
+        for label, changes in {
+            "none": {"norm": "none"},
+            "bn": {"norm": "bn"},
+            "ln": {"norm": "ln"},
+            "gn": {"norm": "gn"},
+            "cn-released": {"statistics_at_evaluation": True},
+            "cn-paper": {"variant": "paper"},
+            "shared": {"model": "SharedStatistics", "statistics_at_evaluation": True},
+            "first-layer-plain": {"model": "FirstLayerPlain"},
+            "trunk-only": {"model": "TrunkOnly"},
+            "trunk-without-first": {"model": "TrunkWithoutFirst"},
+        }.items():
+            runs.append(replace(base, name=f"{scene}-ablation-{label}-{rate:g}-s{seed}", **changes))
+    return runs
+
+
+def attempts(scene: str, data: str, steps: int, best: dict[str, float]) -> list[Run]:
+    """One change each to CN at its best learning rate; what is not a matter of norms, to the plain network as well."""
+    base = Run("", data, "cn", best["cn"], steps)
+    both: dict[str, dict[str, Any]] = {
+        "rays-512-half-steps": {"rays": 512, "steps": steps // 2},
+        "no-warm-up": {"delay_steps": 0},
+        "final-multiplier-0.01": {"final_multiplier": 0.01},
+    }
+    mine: dict[str, dict[str, Any]] = {
+        "renormalised": {"statistics": "renorm"},
+        "renormalised-late": {"late_statistics": "renorm", "late_from": 0.7},
+        "frozen-late": {"late_statistics": "frozen", "late_from": 0.7},
+        "identity-init": {"initialization": "identity"},
+        "torch-init": {"initialization": "torch"},
+        "gamma-decay-0.1": {"gamma_decay": 0.1},
+        "paper-form": {"variant": "paper"},
+    }
+    runs = [replace(base, name=f"{scene}-attempt-cn-{label}", **changes) for label, changes in mine.items()]
+    for label, changes in both.items():
+        runs.append(replace(base, name=f"{scene}-attempt-cn-{label}", **changes))
+        plain = replace(base, norm="none", learning_rate=best["none"])
+        runs.append(replace(plain, name=f"{scene}-attempt-none-{label}", **changes))
+    return runs

@@ -1,0 +1,197 @@
+"""Trainings of the tiny mip-NeRF, measured: PSNR against steps and against seconds, one process and one thread each."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+# Blocks are kept between steps instead of being returned to the system: on both sides alike, less time in page faults.
+_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": "1000000000",
+    "MALLOC_TRIM_THRESHOLD_": "4000000000",
+    "MALLOC_TOP_PAD_": "200000000",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: the tiny preset with these changes."""
+
+    name: str
+    """Names the result file."""
+    data: str
+    """Scene folder."""
+    norm: str
+    learning_rate: float
+    steps: int
+    seed: int = 0
+    variant: str = "released"
+    statistics: Literal["batch", "renorm"] = "batch"
+    rays: int = 256
+    depth: int = 8
+    delay_steps: int = 50
+    final_multiplier: float = 0.05
+    model: str = "MipNeRFModel"
+    """MipNeRFModel, or a class of benchmarks.variants."""
+    late_statistics: Literal["batch", "renorm", "frozen"] = "batch"
+    """Training statistics in the last part of the run."""
+    late_from: float = 0.5
+    """Where that part begins, as a fraction of the steps."""
+    initialization: Literal["glorot", "torch", "identity"] = "glorot"
+    """Glorot as in mip-NeRF; torch's default; or Glorot with data-dependent identity scale and shift of the norms."""
+    gamma_decay: float = 0.0
+    """Decoupled weight decay of the norms' scales."""
+    num_curve_points: int = 10
+    """How often the test views are rendered during training."""
+    curve_every: int = 50
+    """Every which test view is rendered for the curve."""
+    final_every: int = 10
+    """Every which test view is rendered at the end."""
+    statistics_at_evaluation: bool = False
+    """Also evaluates with the moving average and with the batch statistics of rendering chunks."""
+
+
+def train(run: Run) -> dict[str, Any]:
+    """Trains and evaluates; seconds are processor seconds of this process inside training steps alone."""
+    import torch  # noqa: PLC0415 (the parent process needs none of it)
+
+    from benchmarks import variants  # noqa: PLC0415
+    from crossnorm_ns.norms import initialize_identity, norms_of  # noqa: PLC0415
+    from method_configs.mipnerf import tiny_config  # noqa: PLC0415
+    from nerfstudio.scripts.train import _set_random_seed  # noqa: PLC0415
+
+    torch.set_num_threads(1)
+    torch.backends.mkldnn.deterministic = True
+    with tempfile.TemporaryDirectory() as folder:
+        config = tiny_config(run.name, run.norm, run.learning_rate, run.steps)
+        config.output_dir, config.machine.seed, config.machine.device_type = Path(folder), run.seed, "cpu"
+        config.set_timestamp()
+        datamanager, model_config = config.pipeline.datamanager, config.pipeline.model
+        datamanager.data, datamanager.train_num_rays_per_batch = Path(run.data), run.rays
+        model_config._target = getattr(variants, run.model)
+        model_config.norm_variant, model_config.norm_statistics = run.variant, run.statistics
+        model_config.depth = run.depth
+        scheduler = config.optimizers["fields"]["scheduler"]
+        scheduler.delay_steps, scheduler.final_multiplier = run.delay_steps, run.final_multiplier
+        _set_random_seed(run.seed)
+        trainer = config.setup(local_rank=0, world_size=1)
+        trainer.setup(test_mode="test")
+        model = trainer.pipeline.model
+        norms = norms_of(model)
+        if run.initialization == "torch":
+            for layer in model.modules():
+                if isinstance(layer, torch.nn.Linear):
+                    layer.reset_parameters()
+        elif run.initialization == "identity":
+            rays, _ = trainer.pipeline.datamanager.next_train(0)
+            initialize_identity(model, rays)
+
+        marks = {round(run.steps * (i + 1) / run.num_curve_points) for i in range(run.num_curve_points)}
+        seconds, curve = 0.0, []
+        for step in range(run.steps):
+            trainer.step = step
+            late = step >= run.late_from * run.steps
+            start = time.process_time()
+            trainer.pipeline.train()
+            for norm in norms if late else ():
+                norm.statistics = "renorm" if run.late_statistics == "renorm" else norm.statistics
+                norm.train(run.late_statistics != "frozen")
+            trainer.train_iteration(step)
+            if run.gamma_decay:
+                rate = trainer.optimizers.optimizers["fields"].param_groups[0]["lr"]
+                for norm in norms:
+                    norm.weight.data.mul_(1 - rate * run.gamma_decay)
+            seconds += time.process_time() - start
+            if step + 1 in marks:
+                trainer.calibrate_norms()
+                score = evaluate(trainer, run.curve_every)
+                curve.append({"step": step + 1, "seconds": seconds, **score})
+                print(f"{run.name}: step {step + 1}/{run.steps}, {seconds:.0f} s, {score['psnr']:.2f} dB", flush=True)
+        result = {"run": asdict(run), "seconds": seconds, "curve": curve, **evaluate(trainer, run.final_every)}
+        if run.statistics_at_evaluation:
+            result["moving_average"] = evaluate(trainer, run.final_every, "moving average")
+            result["chunks"] = evaluate(trainer, run.final_every, "chunks")
+    result["machine"] = f"{platform.machine()}, {_processor()}, 1 thread, torch {torch.__version__}"
+    return result
+
+
+def evaluate(trainer: Any, every: int, statistics: str = "calibrated") -> dict[str, float]:
+    """Mean PSNR and SSIM over every `every`-th test view, with the stored statistics or worse ones."""
+    import torch  # noqa: PLC0415
+
+    from crossnorm_ns.functional.metrics import psnr, ssim  # noqa: PLC0415
+    from crossnorm_ns.norms import norms_of  # noqa: PLC0415
+
+    model, dataset = trainer.pipeline.model, trainer.pipeline.datamanager.eval_dataset
+    model.eval()
+    for norm in norms_of(model):
+        if statistics == "moving average":
+            for domain in norm.domains.values():
+                domain.store(domain.running())
+        elif statistics == "chunks":
+            norm.domains.clear()
+            norm.train()
+    psnrs, ssims = [], []
+    with torch.no_grad():
+        for i in range(0, len(dataset), every):
+            render = model.get_outputs_for_camera(dataset.cameras[i : i + 1])["rgb"]
+            truth = dataset[i]["image"]
+            psnrs.append(float(psnr(render, truth)))
+            ssims.append(float(ssim(render, truth)))
+    model.train()
+    return {"psnr": sum(psnrs) / len(psnrs), "ssim": sum(ssims) / len(ssims), "views": len(psnrs)}
+
+
+def train_all(runs: Sequence[Run], folder: Path, jobs: int) -> list[dict[str, Any]]:
+    """Trains what has no result yet, `jobs` processes at a time, and returns all results in order.
+
+    Raises:
+        RuntimeError: a training failed; its log is named.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def one(run: Run) -> dict[str, Any]:
+        path = folder / f"{run.name}.json"
+        if path.exists():
+            stored = json.loads(path.read_text())
+            if stored["run"] == asdict(run):
+                return stored
+        log = folder / f"{run.name}.log"
+        with log.open("w") as output:
+            process = subprocess.run(
+                [sys.executable, "-m", "benchmarks.training_runs", json.dumps(asdict(run)), str(path)],
+                env=os.environ | _ENVIRONMENT,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                check=False,
+            )
+        if process.returncode:
+            raise RuntimeError(f"the training {run.name} failed: see {log}")
+        return json.loads(path.read_text())
+
+    with ThreadPoolExecutor(jobs) as pool:
+        return list(pool.map(one, runs))
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+if __name__ == "__main__":
+    finished = json.dumps(train(Run(**json.loads(sys.argv[1]))))
+    temporary = Path(sys.argv[2]).with_suffix(".tmp")
+    temporary.write_text(finished)
+    temporary.replace(sys.argv[2])
