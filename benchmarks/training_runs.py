@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -22,6 +23,9 @@ _ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": "4000000000",
     "MALLOC_TOP_PAD_": "200000000",
 }
+
+
+_PROGRESS = "@progress"
 
 
 @dataclass(frozen=True)
@@ -52,73 +56,31 @@ class Run:
     """Glorot as in mip-NeRF; torch's default; or Glorot with data-dependent identity scale and shift of the norms."""
     gamma_decay: float = 0.0
     """Decoupled weight decay of the norms' scales."""
-    num_curve_points: int = 10
+    num_curve_points: int = 8
     """How often the test views are rendered during training."""
-    curve_every: int = 50
+    curve_every: int = 67
     """Every which test view is rendered for the curve."""
     final_every: int = 10
     """Every which test view is rendered at the end."""
+    keep: str = ""
+    """Folder that keeps the finished run for ns-eval and its like; empty keeps the result alone."""
     statistics_at_evaluation: bool = False
     """Also evaluates with the moving average and with the batch statistics of rendering chunks."""
 
 
 def train(run: Run) -> dict[str, Any]:
     """Trains and evaluates; seconds are processor seconds of this process inside training steps alone."""
-    import torch  # noqa: PLC0415 (the parent process needs none of it)
-
-    from benchmarks import variants  # noqa: PLC0415
-    from crossnorm_ns.norms import initialize_identity, norms_of  # noqa: PLC0415
-    from method_configs.mipnerf import tiny_config  # noqa: PLC0415
-    from nerfstudio.scripts.train import _set_random_seed  # noqa: PLC0415
+    import torch
 
     torch.set_num_threads(1)
-    torch.backends.mkldnn.deterministic = True
-    with tempfile.TemporaryDirectory() as folder:
-        config = tiny_config(run.name, run.norm, run.learning_rate, run.steps)
-        config.output_dir, config.machine.seed, config.machine.device_type = Path(folder), run.seed, "cpu"
-        config.set_timestamp()
-        datamanager, model_config = config.pipeline.datamanager, config.pipeline.model
-        datamanager.data, datamanager.train_num_rays_per_batch = Path(run.data), run.rays
-        model_config._target = getattr(variants, run.model)
-        model_config.norm_variant, model_config.norm_statistics = run.variant, run.statistics
-        model_config.depth = run.depth
-        scheduler = config.optimizers["fields"]["scheduler"]
-        scheduler.delay_steps, scheduler.final_multiplier = run.delay_steps, run.final_multiplier
-        _set_random_seed(run.seed)
-        trainer = config.setup(local_rank=0, world_size=1)
-        trainer.setup(test_mode="test")
-        model = trainer.pipeline.model
-        norms = norms_of(model)
-        if run.initialization == "torch":
-            for layer in model.modules():
-                if isinstance(layer, torch.nn.Linear):
-                    layer.reset_parameters()
-        elif run.initialization == "identity":
-            rays, _ = trainer.pipeline.datamanager.next_train(0)
-            initialize_identity(model, rays)
-
-        marks = {round(run.steps * (i + 1) / run.num_curve_points) for i in range(run.num_curve_points)}
-        seconds, curve = 0.0, []
-        for step in range(run.steps):
-            trainer.step = step
-            late = step >= run.late_from * run.steps
-            start = time.process_time()
-            trainer.pipeline.train()
-            for norm in norms if late else ():
-                norm.statistics = "renorm" if run.late_statistics == "renorm" else norm.statistics
-                norm.train(run.late_statistics != "frozen")
-            trainer.train_iteration(step)
-            if run.gamma_decay:
-                rate = trainer.optimizers.optimizers["fields"].param_groups[0]["lr"]
-                for norm in norms:
-                    norm.weight.data.mul_(1 - rate * run.gamma_decay)
-            seconds += time.process_time() - start
-            if step + 1 in marks:
-                trainer.calibrate_norms()
-                score = evaluate(trainer, run.curve_every)
-                curve.append({"step": step + 1, "seconds": seconds, **score})
-                print(f"{run.name}: step {step + 1}/{run.steps}, {seconds:.0f} s, {score['psnr']:.2f} dB", flush=True)
+    with contextlib.ExitStack() as stack:
+        folder = Path(run.keep) if run.keep else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        trainer = _trainer(run, folder)
+        seconds, curve = _train_steps(run, trainer)
         result = {"run": asdict(run), "seconds": seconds, "curve": curve, **evaluate(trainer, run.final_every)}
+        if run.keep:
+            trainer.config.save_config()
+            trainer.save_checkpoint(run.steps - 1)
         if run.statistics_at_evaluation:
             result["moving_average"] = evaluate(trainer, run.final_every, "moving average")
             result["chunks"] = evaluate(trainer, run.final_every, "chunks")
@@ -126,12 +88,73 @@ def train(run: Run) -> dict[str, Any]:
     return result
 
 
+def _trainer(run: Run, folder: Path) -> Any:
+    from nerfstudio.scripts.train import _set_random_seed
+    from torch.nn import Linear
+
+    from benchmarks import variants
+    from crossnorm_ns.norms import initialize_identity
+    from method_configs.mipnerf import tiny_config
+
+    config = tiny_config(f"mipnerf-{'ref' if run.norm == 'none' else run.norm}-tiny", run.norm, run.learning_rate)
+    config.max_num_iterations, config.timestamp = run.steps, run.name
+    config.output_dir, config.machine.seed, config.machine.device_type = folder, run.seed, "cpu"
+    datamanager, model_config = config.pipeline.datamanager, config.pipeline.model
+    datamanager.data, datamanager.train_num_rays_per_batch = Path(run.data), run.rays
+    model_config._target = getattr(variants, run.model)
+    model_config.norm_variant, model_config.norm_statistics = run.variant, run.statistics
+    model_config.depth = run.depth
+    scheduler = config.optimizers["fields"]["scheduler"]
+    scheduler.delay_steps, scheduler.final_multiplier = run.delay_steps, run.final_multiplier
+    _set_random_seed(run.seed)
+    trainer = config.setup(local_rank=0, world_size=1)
+    trainer.setup(test_mode="test")
+    model = trainer.pipeline.model
+    if run.initialization == "torch":
+        for layer in model.modules():
+            if isinstance(layer, Linear):
+                layer.reset_parameters()
+    elif run.initialization == "identity":
+        rays, _ = trainer.pipeline.datamanager.next_train(0)
+        initialize_identity(model, rays)
+    return trainer
+
+
+def _train_steps(run: Run, trainer: Any) -> tuple[float, list[dict[str, float]]]:
+    from crossnorm_ns.norms import norms_of
+
+    norms = norms_of(trainer.pipeline.model)
+    optimizer = trainer.optimizers.optimizers["fields"]
+    marks = {round(run.steps * (i + 1) / run.num_curve_points) for i in range(run.num_curve_points)}
+    seconds, curve = 0.0, []
+    for step in range(run.steps):
+        trainer.step = step
+        start = time.process_time()
+        trainer.pipeline.train()
+        if step >= run.late_from * run.steps:
+            for norm in norms:
+                norm.statistics = "renorm" if run.late_statistics == "renorm" else norm.statistics
+                norm.train(run.late_statistics != "frozen")
+        trainer.train_iteration(step)
+        if run.gamma_decay:
+            for norm in norms:
+                norm.weight.data.mul_(1 - optimizer.param_groups[0]["lr"] * run.gamma_decay)
+        seconds += time.process_time() - start
+        if step + 1 in marks:
+            trainer.calibrate_norms()
+            curve.append({"step": step + 1, "seconds": seconds, **evaluate(trainer, run.curve_every)})
+        if (step + 1) % 20 == 0 or step + 1 == run.steps:
+            psnr = f", test view PSNR {curve[-1]['psnr']:.2f} dB" if curve else ""
+            print(f"{_PROGRESS} {step + 1} {seconds:.1f} s{psnr}", flush=True)
+    return seconds, curve
+
+
 def evaluate(trainer: Any, every: int, statistics: str = "calibrated") -> dict[str, float]:
     """Mean PSNR and SSIM over every `every`-th test view, with the stored statistics or worse ones."""
-    import torch  # noqa: PLC0415
+    import torch
 
-    from crossnorm_ns.functional.metrics import psnr, ssim  # noqa: PLC0415
-    from crossnorm_ns.norms import norms_of  # noqa: PLC0415
+    from crossnorm_ns.functional.metrics import psnr, ssim
+    from crossnorm_ns.norms import norms_of
 
     model, dataset = trainer.pipeline.model, trainer.pipeline.datamanager.eval_dataset
     model.eval()
@@ -159,29 +182,37 @@ def train_all(runs: Sequence[Run], folder: Path, jobs: int) -> list[dict[str, An
     Raises:
         RuntimeError: a training failed; its log is named.
     """
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
     folder.mkdir(parents=True, exist_ok=True)
+    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")
+    with Progress(*columns) as progress, ThreadPoolExecutor(jobs) as pool:
+        return list(pool.map(lambda run: _train_in_process(run, folder, progress), runs))
 
-    def one(run: Run) -> dict[str, Any]:
-        path = folder / f"{run.name}.json"
-        if path.exists():
-            stored = json.loads(path.read_text())
-            if stored["run"] == asdict(run):
-                return stored
-        log = folder / f"{run.name}.log"
-        with log.open("w") as output:
-            process = subprocess.run(
-                [sys.executable, "-m", "benchmarks.training_runs", json.dumps(asdict(run)), str(path)],
-                env=os.environ | _ENVIRONMENT,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                check=False,
-            )
-        if process.returncode:
-            raise RuntimeError(f"the training {run.name} failed: see {log}")
-        return json.loads(path.read_text())
 
-    with ThreadPoolExecutor(jobs) as pool:
-        return list(pool.map(one, runs))
+def _train_in_process(run: Run, folder: Path, progress: Any) -> dict[str, Any]:
+    path, log = folder / f"{run.name}.json", folder / f"{run.name}.log"
+    if path.exists():
+        stored = json.loads(path.read_text())
+        if stored["run"] == asdict(run):
+            return stored
+    task = progress.add_task(run.name, total=run.steps, note="starting")
+    command = [sys.executable, "-m", "benchmarks.training_runs", json.dumps(asdict(run)), str(path)]
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, env=os.environ | _ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(_PROGRESS):
+                _, step, note = line.split(maxsplit=2)
+                progress.update(task, completed=int(step), note=note.strip())
+            else:
+                output.write(line)
+    progress.update(task, visible=False)
+    if process.wait():
+        raise RuntimeError(f"the training {run.name} failed: see {log}")
+    return json.loads(path.read_text())
 
 
 def _processor() -> str:

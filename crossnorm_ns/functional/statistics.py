@@ -46,7 +46,7 @@ def column_statistics(x: Float[Tensor, "rows channels"], process_group=None) -> 
 
 
 def _reduced_column_statistics(x: Float[Tensor, "rows channels"], process_group) -> ColumnStatistics:
-    from torch.distributed.nn.functional import all_reduce  # noqa: PLC0415 (absent where torch has no distributed)
+    from torch.distributed.nn.functional import all_reduce
 
     # A process without rows takes part with zeros, so that no other waits for it, forward or backward.
     local_mean = x.sum(0) / max(x.shape[0], 1)

@@ -35,7 +35,7 @@ def _cached_library() -> Path:
 
 def _build(library: Path) -> None:
     # Built aside and renamed into place: a build that is killed leaves nothing that a later one would wait for.
-    from torch.utils import cpp_extension  # noqa: PLC0415 (slow to import, needed once)
+    from torch.utils import cpp_extension
 
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     library.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,164 @@
+"""Reading the `config.yml` of a nerfstudio run without running code that somebody wrote into it.
+
+nerfstudio reads it with `yaml.Loader`, which calls whatever the file names. Here only what configurations consist of
+is built: config dataclasses, paths, enumerations, tuples, and references to classes and collate functions of known
+packages.
+"""
+
+import dataclasses
+import importlib
+import inspect
+import types
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from eval.errors import EvaluationError
+
+ALLOWED_MODULES = (
+    "crossnorm_ns",
+    "method_configs",
+    *(
+        f"nerfstudio.{name}"
+        for name in (
+            "cameras",
+            "configs",
+            "data",
+            "engine",
+            "field_components",
+            "fields",
+            "model_components",
+            "models",
+            "pipelines",
+            "utils.writer",
+        )
+    ),
+    "torch.optim",
+)
+"""Modules (and those below them) whose classes a configuration may name."""
+
+MODULES_OF_FUNCTIONS = ("crossnorm_ns", "method_configs", "nerfstudio.data")
+"""Modules (and those below them) whose functions a configuration may name: collate functions of data managers."""
+
+TAG = "tag:yaml.org,2002:python/"
+
+
+def read_config(path: Path) -> Any:
+    """Builds the configuration in a `config.yml`.
+
+    A field that the file lacks, since its class gained it later, has the class's default.
+
+    Raises:
+        EvaluationError: the file is missing, is no YAML, names something outside the allowed modules or something that
+            is not there (any more), or holds fields that its classes do not have.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise EvaluationError(
+            f"{path.absolute()} cannot be read ({error}): give the config.yml of a finished run."
+        ) from error
+    try:
+        return yaml.load(text, Loader=_ConfigLoader)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise EvaluationError(f"{path}{line}: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise EvaluationError(f"{path} is no YAML file ({' '.join(str(error).split())}).") from error
+
+
+class _ConfigLoader(yaml.SafeLoader):
+    """A safe loader that also knows the tags which configurations are written with."""
+
+
+def _refuse(node: yaml.Node, message: str) -> yaml.constructor.ConstructorError:
+    return yaml.constructor.ConstructorError(None, None, message, node.start_mark)
+
+
+def _is_below(module: str, allowed: tuple[str, ...]) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in allowed)
+
+
+def _find(name: str, node: yaml.Node) -> Any:
+    """The class or function with this dotted name, defined in an allowed module."""
+    module_name, _, attribute = name.rpartition(".")
+    if not _is_below(module_name, ALLOWED_MODULES):
+        raise _refuse(
+            node,
+            f"refused to load {name!r}: it is none of the classes that runs of nerfstudio and crossnorm-ns consist of. "
+            "If the file is a run of another plug-in, render it with ns-render and evaluate the pictures (--renders).",
+        )
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise _refuse(
+            node, f"{name!r} cannot be found ({error}): evaluate with the versions that trained the run."
+        ) from error
+    is_class = inspect.isclass(found) and _is_below(found.__module__, ALLOWED_MODULES)
+    is_function = isinstance(found, types.FunctionType) and _is_below(found.__module__, MODULES_OF_FUNCTIONS)
+    if not (is_class or is_function):
+        raise _refuse(node, f"refused to load {name!r}: neither a class nor a collate function of that module.")
+    return found
+
+
+def _construct_name(loader: _ConfigLoader, name: str, node: yaml.Node) -> Any:
+    return _find(name, node)
+
+
+def _construct_tuple(loader: _ConfigLoader, node: yaml.SequenceNode) -> tuple[Any, ...]:
+    return tuple(loader.construct_sequence(node, deep=True))
+
+
+def _construct_dataclass(loader: _ConfigLoader, name: str, node: yaml.MappingNode) -> Any:
+    """Sets the fields of a new instance without calling `__init__` and `__post_init__`, as unpickling does."""
+    config_class = _find(name, node)
+    if not dataclasses.is_dataclass(config_class) or not isinstance(config_class, type):
+        raise _refuse(node, f"refused to build {name!r}: only configuration dataclasses are built.")
+    state = loader.construct_mapping(node, deep=True)
+    fields = {field.name: field for field in dataclasses.fields(config_class)}
+    unknown = sorted(str(key) for key in state if key not in fields)
+    if unknown:
+        raise _refuse(
+            node, f"{name} has no field {', '.join(unknown)}: evaluate with the versions that trained the run."
+        )
+    instance = object.__new__(config_class)
+    for key, field in fields.items():
+        if key in state:
+            value = state[key]
+        elif field.default is not dataclasses.MISSING:
+            value = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            value = field.default_factory()
+        else:
+            raise _refuse(node, f"{name} needs the field {key}, which the file lacks: is it cut off?")
+        object.__setattr__(instance, key, value)
+    return instance
+
+
+def _construct_call(loader: _ConfigLoader, name: str, node: yaml.Node) -> Any:
+    """Paths, enumeration members and subscripted classes (`VanillaDataManager[DepthDataset]`)."""
+    if not isinstance(node, yaml.SequenceNode):
+        raise _refuse(node, f"refused to build {name!r} with named arguments.")
+    arguments = loader.construct_sequence(node, deep=True)
+    module, _, attribute = name.rpartition(".")
+    if module in ("pathlib", "pathlib._local") and attribute in ("PosixPath", "WindowsPath"):
+        return Path(*(str(argument) for argument in arguments))
+    if name in ("_operator.getitem", "operator.getitem"):
+        if len(arguments) != 2 or not all(inspect.isclass(argument) for argument in arguments):
+            raise _refuse(node, f"refused to call {name!r}: only classes are subscripted with classes.")
+        return arguments[0][arguments[1]]
+    found = _find(name, node)
+    if not (inspect.isclass(found) and issubclass(found, Enum)):
+        raise _refuse(node, f"refused to call {name!r}: only paths and enumerations are built with arguments.")
+    try:
+        return found(*arguments)
+    except (TypeError, ValueError) as error:
+        raise _refuse(node, f"{error}: evaluate with the versions that trained the run.") from error
+
+
+_ConfigLoader.add_constructor(f"{TAG}tuple", _construct_tuple)
+_ConfigLoader.add_multi_constructor(f"{TAG}name:", _construct_name)
+_ConfigLoader.add_multi_constructor(f"{TAG}object:", _construct_dataclass)
+_ConfigLoader.add_multi_constructor(f"{TAG}object/apply:", _construct_call)

@@ -1,0 +1,135 @@
+"""Loading a finished nerfstudio run, from any working directory and without running code from its files."""
+
+import pickle
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from eval.errors import EvaluationError
+from eval.run_config import read_config
+
+if TYPE_CHECKING:
+    from nerfstudio.engine.trainer import TrainerConfig
+    from nerfstudio.pipelines.base_pipeline import Pipeline
+
+
+class Run(NamedTuple):
+    """A trained model, ready to render."""
+
+    config: "TrainerConfig"
+    """Its configuration, with the data path resolved and `load_dir` set to the checkpoints beside the file."""
+    pipeline: "Pipeline"
+    """Model and test data, in eval mode."""
+    checkpoint_path: Path
+    step: int
+    """Training step of the checkpoint, counted from 0."""
+
+
+def load_run(config_path: Path, data: Path | None = None, device: str | None = None) -> Run:
+    """Loads the latest checkpoint of a run, with the training and the test images.
+
+    Args:
+        config_path: `config.yml` as nerfstudio writes it, `<output>/<experiment>/<method>/<timestamp>/config.yml`. The
+            checkpoints are looked for in the folder beside it, wherever that has been moved.
+        data: Scene folder instead of the one in the file. That one, if relative, is looked for from the folder where
+            the run was started (as far as the file's place tells), then from the working directory.
+        device: "cpu", "cuda", "cuda:1", ...; none takes a GPU where there is one.
+
+    Raises:
+        EvaluationError: the file is no run's configuration, its data or checkpoint is missing or unreadable, or
+            does not fit.
+    """
+    config = read_config(config_path)
+    from nerfstudio.engine.trainer import TrainerConfig  # noqa: PLC0415 (slow to import)
+
+    if not isinstance(config, TrainerConfig):
+        raise EvaluationError(f"{config_path} holds a {type(config).__name__}, not a run: give a run's config.yml.")
+    _set_data(config, config_path.resolve(), data)
+    config.load_dir = config_path.resolve().parent / config.relative_model_dir
+    checkpoint_path = _latest_checkpoint(config.load_dir)
+    checkpoint = _load_checkpoint(checkpoint_path)
+    pipeline = config.pipeline.setup(device=_choose_device(device), test_mode="test")
+    try:
+        pipeline.load_pipeline(checkpoint["pipeline"], checkpoint["step"])
+    except RuntimeError as error:
+        raise EvaluationError(
+            f"{checkpoint_path} does not fit the model in {config_path} ({_first_line(error)}): "
+            "evaluate with the versions that trained the run."
+        ) from error
+    pipeline.eval()
+    return Run(config, pipeline, checkpoint_path, checkpoint["step"])
+
+
+def _set_data(config: "TrainerConfig", config_path: Path, data: Path | None) -> None:
+    datamanager: Any = config.pipeline.datamanager
+    dataparser = getattr(datamanager, "dataparser", None)
+    recorded = datamanager.data or getattr(dataparser, "data", None)
+    if data is None:
+        if recorded is None:
+            return
+        data = _find_data(config, config_path, Path(recorded))
+    if not data.exists():
+        raise EvaluationError(f"No data at {data.absolute()}: give the scene's folder with --data.")
+    config.data = datamanager.data = data.resolve()
+    if dataparser is not None:
+        dataparser.data = datamanager.data
+
+
+def _find_data(config: "TrainerConfig", config_path: Path, recorded: Path) -> Path:
+    if recorded.is_absolute():
+        return recorded
+    start = _start_folder(config, config_path)
+    candidates = [folder / recorded for folder in (start, Path.cwd()) if folder is not None]
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
+    tried = " nor ".join(str(candidate) for candidate in dict.fromkeys(candidates))
+    raise EvaluationError(
+        f"{config_path} was trained on {recorded}, but there is no {tried}: give the scene's folder with --data."
+    )
+
+
+def _start_folder(config: "TrainerConfig", config_path: Path) -> Path | None:
+    """Working directory of the training, if its output folder was relative to it and has not been renamed since."""
+    inside = (config.get_base_dir() / config_path.name).parts
+    if config.output_dir.is_absolute() or ".." in inside or config_path.parts[-len(inside) :] != inside:
+        return None
+    return config_path.parents[len(inside) - 1]
+
+
+def _latest_checkpoint(folder: Path) -> Path:
+    steps = {
+        int(match[1]): file for file in folder.glob("*.ckpt") if (match := re.fullmatch(r"step-(\d+)\.ckpt", file.name))
+    }
+    if not steps:
+        raise EvaluationError(f"No checkpoint (step-*.ckpt) in {folder}: has the training saved one yet?")
+    return steps[max(steps)]
+
+
+def _load_checkpoint(path: Path) -> dict[str, Any]:
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise EvaluationError(
+            f"{path} holds more than tensors and numbers, so it is not loaded ({_first_line(error)}) "
+            "Some schedulers of nerfstudio leave such objects: render the run with ns-render and give --renders."
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise EvaluationError(f"{path} cannot be read ({_first_line(error)}): copy it again.") from error
+    if not isinstance(checkpoint, dict) or not {"pipeline", "step"} <= checkpoint.keys():
+        raise EvaluationError(f"{path} is no checkpoint of a nerfstudio run: it lacks the keys pipeline and step.")
+    return checkpoint
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _choose_device(device: str | None) -> str:
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise EvaluationError(f"--device {device}: torch finds no GPU here; leave the option out or give cpu.")
+    return device

@@ -1,0 +1,51 @@
+"""Scoring the test views of a scene, one after the other."""
+
+from collections.abc import Callable
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from eval.errors import EvaluationError
+from eval.protocols import PROTOCOLS, Protocol, ProtocolName, Scores
+from eval.results import Evaluation, ImageResult
+from eval.views import View, Views
+
+
+def evaluate(
+    views: Views,
+    protocol: ProtocolName = "mipnerf",
+    on_view: Callable[[View, Scores], None] | None = None,
+) -> Evaluation:
+    """Scores each view and shows progress and time left on standard error.
+
+    Args:
+        views: From `eval.views.views_of_run` or `views_of_renders`; used up by this.
+        protocol: How images are compared.
+        on_view: Called with each view and its scores.
+
+    Raises:
+        EvaluationError: a render is not finite or of another size than the truth, or too small for SSIM.
+    """
+    subject = views.subject
+    images: list[ImageResult] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[mean]}"), console=Console(stderr=True)) as progress:
+        task = progress.add_task(f"Evaluating {subject.scene.name}", total=len(subject.indices), mean="")
+        for view in views.frames:
+            scores = _score(view, PROTOCOLS[protocol])
+            images.append(ImageResult(view.name, *scores))
+            mean = sum(image.psnr for image in images) / len(images)
+            progress.update(task, advance=1, mean=f"PSNR {mean:.2f} dB")
+            if on_view is not None:
+                on_view(view, scores)
+    return Evaluation(PROTOCOLS[protocol], subject, tuple(images))
+
+
+def _score(view: View, protocol: Protocol) -> Scores:
+    if not np.isfinite(view.render).all():
+        raise EvaluationError(f"Frame {view.name}: the render holds NaN or infinity, so it has no PSNR.")
+    try:
+        return protocol.score(view.render, view.truth)
+    except ValueError as error:
+        raise EvaluationError(f"Frame {view.name}: {error}") from error
