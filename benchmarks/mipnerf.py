@@ -1,6 +1,6 @@
 """Trains and tabulates the tiny mip-NeRF with and without Cross Normalization: the tables of docs/RESULTS.md.
 
-    python -m benchmarks.mipnerf compare SCENE_FOLDER --name lego --steps 2000
+    python -m benchmarks.mipnerf compare SCENE_FOLDER --name lego --steps 4000
     python -m benchmarks.mipnerf ablate SCENE_FOLDER --name example --steps 1000
 
 Finished trainings are kept in the output folder and not repeated.
@@ -26,7 +26,8 @@ def compare(
     data: Annotated[Path, tyro.conf.Positional],
     /,
     name: str,
-    steps: int = 2000,
+    steps: int = 4000,
+    grid_steps: int = 2000,
     attempts: bool = False,
     output: Path = Path("outputs/benchmarks"),
     docs: Path = Path("docs"),
@@ -37,20 +38,21 @@ def compare(
     Args:
         data: scene folder in Blender format.
         name: of the scene, in file names and headings.
-        steps: of each training.
+        steps: of each training with three seeds.
+        grid_steps: of each training of the learning-rate grid, and of the attempts.
         attempts: also trains variations of CN at its best learning rate.
         output: keeps the result of each training.
         docs: where results/mipnerf-NAME.json, .md and images/mipnerf-NAME.png go.
         jobs: trainings at a time, one thread each.
     """
     scene = str(data.resolve())
-    grid = train_all(plans.grid(name, scene, steps), output, jobs)
+    grid = train_all(plans.grid(name, scene, grid_steps), output, jobs)
     best = {norm: plans.best_rate(grid, norm) for norm in plans.NORMS}
     seeds = train_all(plans.seeds(name, scene, steps, best), output, jobs)
     ratio = step_ratio(seeds)
     equal = train_all(plans.equal_seconds(name, scene, steps, best, ratio), output, jobs)
-    tried = train_all(plans.attempts(name, scene, steps, best), output, jobs) if attempts else []
-    tables = [grid_table(grid), seeds_table(seeds, equal, best, ratio), attempts_table(tried, seeds, best)]
+    tried = train_all(plans.attempts(name, scene, grid_steps, best), output, jobs) if attempts else []
+    tables = [grid_table(grid), seeds_table(seeds, equal, best, ratio), attempts_table(tried, grid, best)]
     write(docs, f"mipnerf-{name}", [*grid, *seeds, *equal, *tried], [table for table in tables if table])
     plot(seeds, equal, best, docs / "images" / f"mipnerf-{name}.png", name)
 
@@ -185,7 +187,7 @@ def seeds_table(results: Sequence[Result], equal: Sequence[Result], best: dict[s
     heads = ["learning rate", "norm", "steps", "PSNR", "gain", "SSIM", "seconds", "seconds to none's PSNR / none's"]
     return (
         f"Three seeds (0, 1, 2), mean ± standard deviation; a CN step takes {ratio:.2f} times a plain one "
-        f"(processor time).\n\n{_table(heads, rows)}"
+        f"(processor time); {_conditions(results)}.\n\n{_table(heads, rows)}"
     )
 
 
@@ -199,12 +201,12 @@ def _reached(cross: Sequence[Result], plain: Sequence[Result]) -> str:
     return _spread(ratios)
 
 
-def attempts_table(results: Sequence[Result], seeds: Sequence[Result], best: dict[str, float]) -> str:
+def attempts_table(results: Sequence[Result], grid: Sequence[Result], best: dict[str, float]) -> str:
     """Each attempt beside the unchanged run of the same norm, learning rate and seed."""
     rows = []
     for result in results:
         run = result["run"]
-        (base,) = [r for r in _select(seeds, run["norm"], best[run["norm"]]) if r["run"]["seed"] == run["seed"]]
+        (base,) = _select(grid, run["norm"], best[run["norm"]])
         rows.append(
             _row(
                 run["name"].split("-attempt-")[1],

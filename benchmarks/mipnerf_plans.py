@@ -14,31 +14,26 @@ SEEDS = (0, 1, 2)
 NORMS = ("none", "cn")
 
 
-def name_of(scene: str, norm: str, rate: float, seed: int, suffix: str = "") -> str:
-    """File name of a run."""
-    return f"{scene}-{norm}-{rate:g}-s{seed}{suffix}"
+def plain_run(scene: str, data: str, norm: str, rate: float, steps: int, seed: int) -> Run:
+    """The tiny preset with a norm, at a learning rate."""
+    return Run(f"{scene}-{norm}-{rate:g}-{steps}-s{seed}", data, norm, rate, steps, seed)
 
 
-def grid(scene: str, data: str, steps: int, seeds: Sequence[int] = (0,)) -> list[Run]:
-    """Both sides at every learning rate."""
-    return [
-        Run(name_of(scene, norm, rate, seed), data, norm, rate, steps, seed)
-        for seed in seeds
-        for rate in LEARNING_RATES
-        for norm in NORMS
-    ]
+def grid(scene: str, data: str, steps: int) -> list[Run]:
+    """Both sides at every learning rate, one seed."""
+    return [plain_run(scene, data, norm, rate, steps, seed=0) for rate in LEARNING_RATES for norm in NORMS]
 
 
-def best_rate(results: Sequence[dict[str, Any]], norm: str, seed: int = 0) -> float:
+def best_rate(results: Sequence[dict[str, Any]], norm: str) -> float:
     """Learning rate with the highest final PSNR of a norm in a grid's results."""
-    mine = [r for r in results if r["run"]["norm"] == norm and r["run"]["seed"] == seed]
+    mine = [r for r in results if r["run"]["norm"] == norm]
     return max(mine, key=lambda r: r["psnr"])["run"]["learning_rate"]
 
 
 def seeds(scene: str, data: str, steps: int, best: dict[str, float]) -> list[Run]:
     """All seeds at each side's best learning rate and at the published one."""
     return [
-        Run(name_of(scene, norm, rate, seed), data, norm, rate, steps, seed)
+        plain_run(scene, data, norm, rate, steps, seed)
         for seed in SEEDS
         for norm in NORMS
         for rate in sorted({PUBLISHED_RATE, best[norm]})
@@ -49,7 +44,7 @@ def equal_seconds(scene: str, data: str, steps: int, best: dict[str, float], rat
     """CN with as many steps, its schedule with them, as fit into the time of the plain network."""
     fewer = round(steps / ratio)
     return [
-        Run(name_of(scene, "cn", rate, seed, "-equal-seconds"), data, "cn", rate, fewer, seed)
+        plain_run(scene, data, "cn", rate, fewer, seed)
         for seed in SEEDS
         for rate in sorted({PUBLISHED_RATE, best["cn"]})
     ]

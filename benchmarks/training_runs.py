@@ -79,7 +79,6 @@ def train(run: Run) -> dict[str, Any]:
         seconds, curve = _train_steps(run, trainer)
         result = {"run": asdict(run), "seconds": seconds, "curve": curve, **evaluate(trainer, run.final_every)}
         if run.keep:
-            trainer.config.save_config()
             trainer.save_checkpoint(run.steps - 1)
         if run.statistics_at_evaluation:
             result["moving_average"] = evaluate(trainer, run.final_every, "moving average")
@@ -106,6 +105,8 @@ def _trainer(run: Run, folder: Path) -> Any:
     model_config.depth = run.depth
     scheduler = config.optimizers["fields"]["scheduler"]
     scheduler.delay_steps, scheduler.final_multiplier = run.delay_steps, run.final_multiplier
+    if run.keep:
+        config.save_config()
     _set_random_seed(run.seed)
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup(test_mode="test")

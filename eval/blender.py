@@ -113,7 +113,8 @@ def _open_views(arguments: Arguments) -> "Views":
     if arguments.load_config is not None:
         return views_of_run(arguments.load_config, arguments.data, arguments.device, arguments.every)
     assert arguments.renders is not None and arguments.data is not None, "checked before"
-    return views_of_renders(arguments.renders, arguments.data, arguments.downscale_factor or 1, arguments.every)
+    factor = 1 if arguments.downscale_factor is None else arguments.downscale_factor
+    return views_of_renders(arguments.renders, arguments.data, factor, arguments.every)
 
 
 def _check_targets(arguments: Arguments, scene: Path) -> None:

@@ -244,6 +244,7 @@ def test_unusable_renders_are_refused_in_one_line(
         (["--renders", "nowhere", "--data", "scene"], ["nowhere"]),
         (["--renders", "renders", "--data", "nowhere"], ["nowhere"]),
         (["--renders", "renders", "--data", "scene", "--downscale-factor", "3"], ["downscale_factor 3"]),
+        (["--renders", "renders", "--data", "scene", "--downscale-factor", "0"], ["downscale_factor 0"]),
         (["--load-config", "config.yml", "--downscale-factor", "2"], ["--downscale-factor"]),
         (["--load-config", "config.yml"], ["config.yml"]),
     ],
