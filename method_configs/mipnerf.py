@@ -16,6 +16,7 @@ from crossnorm_ns.data.blender_dataset import BlenderDataset
 from crossnorm_ns.engine.schedulers import LogLinearSchedulerConfig
 from crossnorm_ns.engine.trainer import CrossNormTrainerConfig
 from crossnorm_ns.models.mipnerf import MipNeRFModelConfig
+from crossnorm_ns.norms import NormChoice
 
 
 def _config(
@@ -49,7 +50,7 @@ def _config(
     )
 
 
-def tiny_config(method_name: str, norm: str, learning_rate: float, steps: int = 4000) -> CrossNormTrainerConfig:
+def tiny_config(method_name: str, norm: NormChoice, learning_rate: float, steps: int = 4000) -> CrossNormTrainerConfig:
     """mip-NeRF that learns 100x100 images on two CPU cores in minutes: 8 x 64, 24 + 24 samples, 256 rays a step."""
     model = MipNeRFModelConfig(
         norm=norm,

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from crossnorm_ns.data import make_scene
+
 torch.set_num_threads(1)
 
 
@@ -15,4 +17,12 @@ def shared_data() -> Path:
     folder = Path(os.environ.get("CROSSNORM_DATA") or Path(__file__).parents[2] / "shared" / "data")
     if not folder.is_dir():
         pytest.skip(f"real test data not found at {folder}: set CROSSNORM_DATA to its folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example scene at 24x24 pixels with six training, one validation and two test views."""
+    folder = tmp_path_factory.mktemp("scenes") / "tiny"
+    make_scene.blender(folder, resolution=24, train=6, val=1, test=2, supersampling=1)
     return folder

@@ -11,13 +11,20 @@ from crossnorm_ns.engine.files import atomic_file
 
 
 def save_atomically(content: dict[str, Any], path: Path) -> None:
-    """Writes a checkpoint so that a kill at any moment leaves the old files or the complete new one."""
-    with atomic_file(path) as file:
+    """Writes a checkpoint so that a kill at any moment leaves the old files or the complete new one.
+
+    The unfinished file lies in the folder above, since nerfstudio reads a step from every name in a checkpoint folder;
+    what an earlier save left there when it was killed is removed.
+    """
+    scratch = path.parent.parent
+    for abandoned in scratch.glob(".*.ckpt.*.tmp"):
+        abandoned.unlink(missing_ok=True)
+    with atomic_file(path, scratch) as file:
         torch.save(content, file)
 
 
 def prune_others(path: Path) -> None:
-    """Removes the other checkpoints beside `path`, and what a killed save may have left."""
-    for other in [*path.parent.glob("*.ckpt"), *path.parent.glob(".*.ckpt.*.tmp")]:
+    """Removes the other checkpoints beside `path`."""
+    for other in path.parent.glob("*.ckpt"):
         if other != path:
             other.unlink(missing_ok=True)

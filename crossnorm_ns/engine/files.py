@@ -11,13 +11,17 @@ from typing import BinaryIO
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, scratch: Path | None = None) -> Iterator[BinaryIO]:
     """A file to write that takes its place at `path` once it is on disk; a kill before leaves what was there.
 
     Makes the folder when it is missing. What a killed writer leaves is named `.NAME.*.tmp`.
+
+    Args:
+        path: where the file goes.
+        scratch: folder of the unfinished file, on the same file system; None takes the folder of `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    descriptor, name = tempfile.mkstemp(dir=scratch or path.parent, prefix=f".{path.name}.", suffix=".tmp")
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -45,4 +45,9 @@ class LogLinearScheduler(Scheduler):
 
     def get_scheduler(self, optimizer: Optimizer, lr_init: float) -> lr_scheduler.LRScheduler:
         """The torch scheduler of an optimizer."""
-        return lr_scheduler.LambdaLR(optimizer, lr_lambda=self.multiplier)
+
+        def multiplier(step: int) -> float:
+            return self.multiplier(step)
+
+        # A plain function: of any other callable, LambdaLR puts the attributes into the checkpoint.
+        return lr_scheduler.LambdaLR(optimizer, lr_lambda=multiplier)

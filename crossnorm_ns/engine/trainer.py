@@ -33,7 +33,7 @@ class CrossNormTrainerConfig(TrainerConfig):
     def save_config(self) -> None:
         """Checks the data, then writes config.yml: a run that cannot start leaves nothing behind."""
         datamanager = self.pipeline.datamanager
-        parser = getattr(datamanager, "dataparser", None)
+        parser: Any = getattr(datamanager, "dataparser", None)
         if hasattr(parser, "check_data"):
             if datamanager.data is not None:
                 parser.data = datamanager.data
@@ -115,7 +115,8 @@ class CrossNormTrainer(Trainer):
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:
         """Calibrates, then writes a checkpoint atomically; older ones go only after it is complete."""
-        self.calibrate_norms()
+        with self.train_lock:  # a viewer renders under it, in eval mode
+            self.calibrate_norms()
         pipeline = getattr(self.pipeline, "module", self.pipeline)
         path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
         save_atomically(

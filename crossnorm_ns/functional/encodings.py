@@ -28,9 +28,10 @@ def positional_encoding(
 def integrated_positional_encoding(
     mean: Float[Tensor, "*batch dim"], var: Float[Tensor, "*batch dim"], num_degrees: int
 ) -> Float[Tensor, "*batch encoded"]:
-    """Expected positional encoding of a Gaussian with diagonal covariance: sin(2^l mean) exp(-4^l var / 2), cos likewise.
+    """Expected positional encoding of a Gaussian with diagonal covariance.
 
-    Mip-NeRF, equation 14; degrees 2^0 to 2^(num_degrees - 1), no identity. Returns 2 * dim * num_degrees features.
+    sin(2^l mean) exp(-4^l var / 2), and cosines likewise, for the degrees 2^0 to 2^(num_degrees - 1); no identity.
+    Mip-NeRF, equation 14. Returns 2 * dim * num_degrees features.
     """
     scales = 2.0 ** torch.arange(num_degrees, device=mean.device, dtype=mean.dtype)
     scaled = (mean[..., None, :] * scales[:, None]).flatten(-2)
