@@ -6,7 +6,6 @@ docs/PARITY.md.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass, field
 from typing import Literal
@@ -133,20 +132,14 @@ class MipNeRFModel(Model):
         """The statistics that a level's norms use: each level has its own."""
         return level
 
-    def get_outputs_for_camera(
-        self, camera: Cameras, obb_box: OrientedBox | None = None
-    ) -> dict[str, Tensor]:
-        """Renders a camera; its own pixel spacing sets the width of the cones, whatever was done to its resolution."""
-        if camera.camera_type.flatten()[0].item() == CameraType.PERSPECTIVE.value:
-            metadata = {**(camera.metadata or {}), "pixel_spacing": 1 / camera.fx}
-            camera = dataclasses.replace(camera, metadata=metadata)
-        return super().get_outputs_for_camera(camera, obb_box)
-
-    def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
-        """Straight-alpha RGBA of an output, the background taken out; `ns-render` and `ns-export` ask for it."""
-        opacity = outputs[output_name.replace("rgb", "accumulation")]
-        colors = (outputs[output_name] - self.config.background * (1 - opacity)) / opacity.clamp_min(1e-10)
-        return torch.cat([colors.clamp(0, 1), opacity], dim=-1)
+    def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
+        """Renders a camera; its own focal length sets the width of the cones, whatever was done to its resolution."""
+        with torch.no_grad():
+            rays = camera.generate_rays(camera_indices=0, keep_shape=True, obb_box=obb_box)
+        rays.metadata.pop("pixel_spacing", None)
+        if camera.camera_type.flatten()[0] == CameraType.PERSPECTIVE.value:
+            rays.metadata["pixel_spacing"] = torch.ones_like(rays.metadata["directions_norm"]) / camera.fx.flatten()[0]
+        return self.get_outputs_for_camera_ray_bundle(rays)
 
     def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """PSNR in dB of the rays at hand, of both levels."""

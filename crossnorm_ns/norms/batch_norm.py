@@ -14,8 +14,9 @@ class BatchNorm(Norm):
     Args:
         num_channels: C, size of the last dimension.
         eps: added to the variance.
-        options: those of `Norm`.
+        affine: learns a scale and a shift for each channel.
+        options: the others of `Norm`.
     """
 
-    def __init__(self, num_channels: int, eps: float = 1e-5, **options: Any) -> None:
-        super().__init__(num_channels, Formula("bn", eps=eps), **options)
+    def __init__(self, num_channels: int, eps: float = 1e-5, affine: bool = True, **options: Any) -> None:
+        super().__init__(num_channels, Formula("bn", eps=eps), affine=affine, **options)

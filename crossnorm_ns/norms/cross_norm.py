@@ -16,10 +16,16 @@ class CrossNorm(Norm):
         variant: "released", the code behind the paper's image results, or "paper", the formula of section 4.3; they
             differ where rows are few. See `crossnorm_ns.functional.cross_norm`.
         eps: added to the variance.
-        options: those of `Norm`.
+        affine: learns a scale and a shift for each channel.
+        options: the others of `Norm`.
     """
 
     def __init__(
-        self, num_channels: int, variant: Variant = "released", eps: float = 1e-5, **options: Any
+        self,
+        num_channels: int,
+        variant: Variant = "released",
+        eps: float = 1e-5,
+        affine: bool = True,
+        **options: Any,
     ) -> None:
-        super().__init__(num_channels, Formula("cn", variant, eps), **options)
+        super().__init__(num_channels, Formula("cn", variant, eps), affine=affine, **options)
