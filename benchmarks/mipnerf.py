@@ -1,6 +1,6 @@
 """Trains and tabulates the tiny mip-NeRF with and without Cross Normalization: the tables of docs/RESULTS.md.
 
-    python -m benchmarks.mipnerf compare SCENE_FOLDER --name lego --steps 4000
+    python -m benchmarks.mipnerf compare SCENE_FOLDER --name lego --steps 3000
     python -m benchmarks.mipnerf ablate SCENE_FOLDER --name example --steps 1000
 
 Finished trainings are kept in the output folder and not repeated.
@@ -26,7 +26,7 @@ def compare(
     data: Annotated[Path, tyro.conf.Positional],
     /,
     name: str,
-    steps: int = 4000,
+    steps: int = 3000,
     grid_steps: int = 2000,
     attempts: bool = False,
     output: Path = Path("outputs/benchmarks"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
@@ -141,6 +141,12 @@ class MipNeRFModel(Model):
             rays.metadata["pixel_spacing"] = torch.ones_like(rays.metadata["directions_norm"]) / camera.fx.flatten()[0]
         return self.get_outputs_for_camera_ray_bundle(rays)
 
+    def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
+        """Straight-alpha RGBA of an output, the background taken out; `ns-render` and `ns-export` ask for it."""
+        opacity = outputs[output_name.replace("rgb", "accumulation")]
+        colors = (outputs[output_name] - self.config.background * (1 - opacity)) / opacity.clamp_min(1e-10)
+        return torch.cat([colors.clamp(0, 1), opacity], dim=-1)
+
     def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """PSNR in dB of the rays at hand, of both levels."""
         with torch.no_grad():
@@ -161,7 +167,7 @@ class MipNeRFModel(Model):
         }
 
     def get_image_metrics_and_images(
-        self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
+        self, outputs: dict[str, Tensor], batch: dict[str, Any]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
         """PSNR and SSIM (mip-NeRF's) of an image, and pictures: truth beside render, accumulation, depth."""
         target, rgb = self._target(batch), outputs["rgb"]
@@ -180,7 +186,7 @@ class MipNeRFModel(Model):
         }
         return metrics, pictures
 
-    def _target(self, batch: dict[str, Tensor]) -> Tensor:
+    def _target(self, batch: dict[str, Any]) -> Tensor:
         image = batch["image"].to(self.device)
         if image.shape[-1] == 4:  # another dataparser than ours may leave the compositing to the model
             image = image[..., :3] * image[..., 3:] + self.config.background * (1 - image[..., 3:])

@@ -1,0 +1,395 @@
+"""Training that can be stopped, killed and resumed at any moment without a trace in its result."""
+
+import copy
+import os
+import random
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nerfstudio.scripts import train as ns_train
+from nerfstudio.utils import writer
+from nerfstudio.utils.eval_utils import eval_setup
+
+from crossnorm_ns.engine import trainer as trainer_module
+from crossnorm_ns.engine.random_state import capture_random_state, preserved_random_state, restore_random_state
+from crossnorm_ns.engine.trainer import CrossNormTrainer, CrossNormTrainerConfig
+from crossnorm_ns.norms import norms_of
+from method_configs.mipnerf import tiny_config
+
+NEVER = 10**9
+FOLDER_FROM_STEP = "nerfstudio_models/step-{:09d}.ckpt"
+
+
+@pytest.fixture(autouse=True)
+def own_writers() -> Iterator[None]:
+    """nerfstudio's event writers are global; each training of a test starts with none."""
+    before = (writer.EVENT_WRITERS[:], writer.EVENT_STORAGE[:], writer.GLOBAL_BUFFER.copy())
+    yield
+    writer.EVENT_WRITERS[:], writer.EVENT_STORAGE[:] = before[:2]
+    writer.GLOBAL_BUFFER.clear()
+    writer.GLOBAL_BUFFER.update(before[2])
+
+
+def make_config(scene: Path, output: Path, norm: str = "cn", **changes: Any) -> CrossNormTrainerConfig:
+    """Twenty steps of a very small network, without evaluations or saves on the way unless `changes` say so."""
+    config = tiny_config("mipnerf-cn-tiny", norm, 1e-2, steps=20)
+    config.optimizers["fields"]["scheduler"].max_steps = 20
+    config.pipeline.datamanager.train_num_rays_per_batch = 32
+    config.pipeline.datamanager.eval_num_rays_per_batch = 32
+    model: Any = config.pipeline.model
+    model.width, model.head_width, model.num_samples, model.point_degrees = 8, 8, 6, 4
+    config.calibration_batches = 3
+    config.machine.device_type = "cpu"
+    config.data, config.output_dir, config.timestamp = scene, output, "run"
+    config.steps_per_save = config.steps_per_eval_batch = NEVER
+    config.steps_per_eval_image = config.steps_per_eval_all_images = NEVER
+    for name, value in changes.items():
+        assert hasattr(config, name)
+        setattr(config, name, value)
+    return config
+
+
+def run_folder(config: CrossNormTrainerConfig) -> Path:
+    return config.output_dir / "tiny" / "mipnerf-cn-tiny" / "run"
+
+
+def train(config: CrossNormTrainerConfig) -> Path:
+    """What ns-train does with a configuration; the run's folder."""
+    ns_train.main(copy.deepcopy(config))
+    return run_folder(config)
+
+
+def load(path: Path) -> dict[str, Any]:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def checkpoint_of(run: Path) -> dict[str, Any]:
+    """The newest checkpoint as nerfstudio finds it: any other file name in the folder makes this fail."""
+    names = os.listdir(run / "nerfstudio_models")
+    step = sorted(int(name[name.find("-") + 1 : name.find(".")]) for name in names)[-1]
+    return load(run / FOLDER_FROM_STEP.format(step))
+
+
+def make_trainer(config: CrossNormTrainerConfig) -> CrossNormTrainer:
+    config.pipeline.datamanager.data = config.data
+    config.save_config()
+    ns_train._set_random_seed(config.machine.seed)
+    trainer: Any = config.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    return trainer
+
+
+def differences(one: Any, other: Any, path: str = "") -> list[str]:
+    """Where two nested states differ by as much as one bit.
+
+    Python's own generator is left out: the type checker of the tests draws from it.
+    """
+    if path.endswith("/python"):
+        return []
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        return [found for key in one for found in differences(one[key], other[key], f"{path}/{key}")]
+    if isinstance(one, list | tuple) and type(one) is type(other) and len(one) == len(other):
+        pairs = enumerate(zip(one, other, strict=True))
+        return [found for i, pair in pairs for found in differences(*pair, f"{path}/{i}")]
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return [] if one.dtype == other.dtype and torch.equal(one, other) else [path]
+    return [] if type(one) is type(other) and one == other else [path]
+
+
+# --- Resuming
+
+
+@pytest.mark.parametrize("statistics", ["batch", "renorm"])
+def test_stopping_saving_and_evaluating_leave_no_trace(tiny_scene: Path, tmp_path: Path, statistics: str):
+    """Twenty steps in one go, with saves and evaluations on the way, and as ten and ten more: the same bits."""
+
+    def config_in(name: str, **changes: Any) -> CrossNormTrainerConfig:
+        config = make_config(tiny_scene, tmp_path / name, **changes)
+        model: Any = config.pipeline.model
+        model.norm_statistics = statistics
+        return config
+
+    one_go = checkpoint_of(train(config_in("one go")))
+    interrupted = {
+        "steps_per_save": 5,
+        "steps_per_eval_batch": 3,
+        "steps_per_eval_image": 4,
+        "steps_per_eval_all_images": 7,
+    }
+    busy = checkpoint_of(train(config_in("busy", **interrupted)))
+    first = train(config_in("first", max_num_iterations=10, steps_per_eval_image=4))
+    folder = first / "nerfstudio_models"
+    second = train(config_in("second", load_dir=folder, steps_per_save=5, steps_per_eval_batch=3))
+    resumed = checkpoint_of(second)
+
+    assert os.listdir(folder) == ["step-000000009.ckpt"]
+    assert os.listdir(second / "nerfstudio_models") == ["step-000000019.ckpt"]
+    assert one_go["step"] == 19
+    assert any("running_mean" in name for name in one_go["pipeline"])
+    assert one_go["optimizers"]["fields"]["state"][0]["step"] == 20
+    assert differences(one_go, checkpoint_of(first)), "ten steps must differ from twenty"
+    assert differences(one_go, busy) == []
+    assert differences(one_go, resumed) == []
+
+
+def test_resuming_from_a_checkpoint_file_is_exact_too(tiny_scene: Path, tmp_path: Path):
+    one_go = train(make_config(tiny_scene, tmp_path / "one", max_num_iterations=6, steps_per_save=2))
+    first = train(make_config(tiny_scene, tmp_path / "first", max_num_iterations=3))
+    path = first / FOLDER_FROM_STEP.format(2)
+    second = train(make_config(tiny_scene, tmp_path / "second", max_num_iterations=6, load_checkpoint=path))
+    assert differences(checkpoint_of(one_go), checkpoint_of(second)) == []
+
+
+def test_finished_training_says_that_nothing_is_left(tiny_scene: Path, tmp_path: Path, capsys):
+    first = train(make_config(tiny_scene, tmp_path / "first", max_num_iterations=2))
+    capsys.readouterr()
+    config = make_config(
+        tiny_scene, tmp_path / "second", max_num_iterations=2, load_dir=first / "nerfstudio_models"
+    )
+    second = train(config)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "The checkpoint has 2 steps already: nothing is left of --max-num-iterations 2." in said
+    assert not (second / "nerfstudio_models").exists()
+
+
+def test_schedule_without_an_end_of_its_own_ends_with_the_run(tiny_scene: Path, tmp_path: Path):
+    config = make_config(tiny_scene, tmp_path, max_num_iterations=4)
+    scheduler = config.optimizers["fields"]["scheduler"]
+    scheduler.max_steps, scheduler.delay_steps, scheduler.final_multiplier = None, 0, 0.05
+    run = train(config)
+    assert checkpoint_of(run)["schedulers"]["fields"]["_last_lr"] == [pytest.approx(0.05 * 1e-2)]
+    assert "max_steps: null" in (run / "config.yml").read_text(), "a longer run may follow with the same config"
+
+
+def test_random_state_survives_a_checkpoint(tmp_path: Path):
+    torch.save(capture_random_state(), tmp_path / "state.pt")
+    drawn = random.random(), np.random.normal(), torch.rand(3)
+    restore_random_state(load(tmp_path / "state.pt"))
+    again = random.random(), np.random.normal(), torch.rand(3)
+    assert drawn[:2] == again[:2]
+    assert torch.equal(drawn[2], again[2])
+
+
+def test_preserved_random_state_forgets_what_was_drawn_even_after_an_error():
+    before = capture_random_state()
+    with pytest.raises(KeyError), preserved_random_state():
+        random.random(), np.random.normal(), torch.rand(3)
+        raise KeyError
+    assert random.getstate() == before["python"]
+    assert differences(before, capture_random_state()) == []
+
+
+# --- Saving
+
+
+@pytest.fixture
+def trainer(tiny_scene: Path, tmp_path: Path) -> CrossNormTrainer:
+    """After two steps and one save (of step 1)."""
+    trainer = make_trainer(make_config(tiny_scene, tmp_path, max_num_iterations=2))
+    trainer.train()
+    return trainer
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_while_writing(patch: pytest.MonkeyPatch) -> None:
+    def save_half(content: Any, file: Any) -> None:
+        save(content, file)
+        file.truncate(file.tell() // 2)
+        kill()
+
+    save = torch.save
+    patch.setattr(torch, "save", save_half)
+
+
+def kill_at_call(number: int, owner: Any, name: str) -> Callable[[pytest.MonkeyPatch], None]:
+    def arrange(patch: pytest.MonkeyPatch) -> None:
+        calls = []
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            calls.append(name)
+            if len(calls) == number:
+                kill()
+            return original(*arguments, **options)
+
+        original = getattr(owner, name)
+        patch.setattr(owner, name, counted)
+
+    return arrange
+
+
+MOMENTS = {
+    "half of it written": kill_while_writing,
+    "before the file reaches the disk": kill_at_call(1, os, "fsync"),
+    "before the rename": kill_at_call(1, Path, "replace"),
+    "after the rename": kill_at_call(2, os, "fsync"),
+    "before pruning": kill_at_call(1, trainer_module, "prune_others"),
+    "while pruning": kill_at_call(1, Path, "unlink"),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_save_leaves_a_loadable_checkpoint(trainer: CrossNormTrainer, monkeypatch, moment: str):
+    run, old = trainer.base_dir, checkpoint_of(trainer.base_dir)
+    child = os.fork()
+    if child == 0:
+        try:
+            MOMENTS[moment](monkeypatch)
+            trainer.save_checkpoint(7)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status), "the save was not killed where it should have been"
+
+    found = checkpoint_of(run)
+    assert found["step"] == (7 if moment in ("after the rename", "before pruning", "while pruning") else 1)
+    assert differences(found["pipeline"], old["pipeline"]) == []
+
+    trainer.save_checkpoint(8)
+    assert os.listdir(run / "nerfstudio_models") == ["step-000000008.ckpt"]
+    assert list(run.rglob("*.tmp")) == [], "what the killed save left is gone"
+
+
+@pytest.mark.parametrize(("owner", "name"), [(torch, "save"), (os, "fsync"), (Path, "replace")])
+def test_failed_save_raises_and_leaves_what_was_there(trainer: CrossNormTrainer, monkeypatch, owner: Any, name: str):
+    def fail(*_: Any) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, fail)
+        with pytest.raises(OSError, match="No space left"):
+            trainer.save_checkpoint(7)
+    assert os.listdir(trainer.checkpoint_dir) == ["step-000000001.ckpt"]
+    assert checkpoint_of(trainer.base_dir)["step"] == 1
+    assert list(trainer.base_dir.rglob("*.tmp")) == []
+
+
+def test_older_checkpoints_go_unless_all_are_wanted(trainer: CrossNormTrainer):
+    trainer.save_checkpoint(7)
+    assert os.listdir(trainer.checkpoint_dir) == ["step-000000007.ckpt"]
+    trainer.config.save_only_latest_checkpoint = False
+    trainer.save_checkpoint(8)
+    assert sorted(os.listdir(trainer.checkpoint_dir)) == ["step-000000007.ckpt", "step-000000008.ckpt"]
+
+
+def test_others_may_read_a_checkpoint_as_the_umask_says(trainer: CrossNormTrainer):
+    before = os.umask(0o022)
+    try:
+        trainer.save_checkpoint(7)
+    finally:
+        os.umask(before)
+    assert (trainer.checkpoint_dir / "step-000000007.ckpt").stat().st_mode & 0o777 == 0o644
+
+
+# --- Calibration
+
+
+def test_loaded_checkpoint_renders_what_the_trained_model_renders(trainer: CrossNormTrainer):
+    model: Any = trainer.pipeline.model.eval()
+    for norm in norms_of(model):
+        for domain in norm.domains.values():
+            assert not torch.equal(domain.mean, domain.running_mean), "the last save must have calibrated"
+    _, pipeline, path, step = eval_setup(trainer.base_dir / "config.yml")
+    assert (path.name, step) == ("step-000000001.ckpt", 1)
+    dataset: Any = pipeline.datamanager.eval_dataset
+    camera = dataset.cameras[0:1]
+    for name, values in model.get_outputs_for_camera(camera).items():
+        assert torch.equal(pipeline.model.get_outputs_for_camera(camera)[name], values), name
+
+
+def test_calibration_and_evaluation_draw_from_training_without_a_trace(trainer: CrossNormTrainer):
+    """Parameters, moving averages and all generators stay; stored statistics alone are set."""
+
+    def state() -> dict[str, Any]:
+        kept = {
+            name: value.clone()
+            for name, value in trainer.pipeline.state_dict().items()
+            if not name.endswith((".rows", ".mean", ".var")) or ".running_" in name
+        }
+        return {"pipeline": kept, "random": capture_random_state(), "count": trainer.pipeline.datamanager.train_count}
+
+    norm = norms_of(trainer.pipeline.model)[0]
+    before, stored = state(), norm.domains["coarse"].mean.clone()
+    norm.domains["coarse"].mean.zero_()
+    trainer.calibrate_norms()
+    assert torch.equal(norm.domains["coarse"].mean, stored), "the same weights and generators: the same batches"
+    assert differences(before, state()) == []
+    trainer.config.steps_per_eval_batch = trainer.config.steps_per_eval_image = 5
+    norm.domains["coarse"].mean.zero_()
+    trainer.eval_iteration(5)
+    assert torch.equal(norm.domains["coarse"].mean, stored), "pictures are shown with calibrated norms"
+    assert differences(before, state()) == []
+    norm.domains["coarse"].mean.zero_()
+    trainer.eval_iteration(6)
+    assert not norm.domains["coarse"].mean.any(), "no evaluation is due"
+
+
+def test_calibration_gathers_the_asked_number_of_batches_under_the_viewers_lock(trainer, monkeypatch):
+    seen = []
+
+    def record(model: Any, batches: Any) -> None:
+        seen.append((trainer.train_lock.locked(), [len(rays) for (rays,) in batches]))
+
+    monkeypatch.setattr(trainer_module, "calibrate", record)
+    trainer.save_checkpoint(7)
+    assert seen == [(True, [32, 32, 32])]
+
+
+def test_networks_without_norms_are_not_calibrated(tiny_scene: Path, tmp_path: Path, monkeypatch):
+    trainer = make_trainer(make_config(tiny_scene, tmp_path, norm="none"))
+
+    def refuse(step: int) -> None:
+        raise AssertionError("there is nothing to calibrate")
+
+    monkeypatch.setattr(trainer.pipeline.datamanager, "next_train", refuse)
+    trainer.save_checkpoint(0)
+    assert checkpoint_of(trainer.base_dir)["step"] == 0
+
+
+# --- Data and devices
+
+
+@pytest.mark.parametrize("damage", ["no folder", "no image", "unreadable image"])
+def test_bad_data_ends_with_one_line_and_nothing_written(tiny_scene: Path, tmp_path: Path, capsys, damage: str):
+    scene = tmp_path / "scene"
+    if damage != "no folder":
+        scene.mkdir()
+        for path in tiny_scene.rglob("*.*"):
+            (scene / path.relative_to(tiny_scene)).parent.mkdir(exist_ok=True)
+            (scene / path.relative_to(tiny_scene)).write_bytes(path.read_bytes())
+        broken = scene / "test" / "r_1.png"
+        broken.unlink() if damage == "no image" else broken.write_bytes(b"not a picture")
+    with pytest.raises(SystemExit) as exit_:
+        ns_train.main(make_config(scene, tmp_path / "outputs"))
+    assert exit_.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert ("r_1" if damage != "no folder" else "scene") in said
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_training_falls_back_to_the_cpu_and_says_so(tiny_scene: Path, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = make_config(tiny_scene, tmp_path, max_num_iterations=1)
+    config.machine.device_type = "cuda"
+    run = train(config)
+    assert "No CUDA device found: training on the CPU.\n" in capsys.readouterr().out
+    assert checkpoint_of(run)["step"] == 0
+
+
+def test_training_names_the_gpu_it_uses(tiny_scene: Path, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU number {index}")
+    config = make_config(tiny_scene, tmp_path)
+    config.machine.device_type = "cuda"
+    trainer: Any = config.setup(local_rank=0, world_size=1)
+    assert trainer.device == "cuda:0"
+    assert "Training on GPU number 0.\n" in capsys.readouterr().out
