@@ -54,7 +54,7 @@ def ablation(scene: str, data: str, steps: int, rate: float, seeds: Sequence[int
     """Norms, statistics of the levels and at evaluation, placement; one learning rate."""
     runs = []
     for seed in seeds:
-        base = Run("", data, "cn", rate, steps, seed, num_curve_points=1, final_every=1)
+        base = Run("", data, "cn", rate, steps, seed, num_curve_points=1)
         for label, changes in {
             "none": {"norm": "none"},
             "bn": {"norm": "bn"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import platform
 import subprocess
@@ -58,10 +59,10 @@ class Run:
     """Decoupled weight decay of the norms' scales."""
     num_curve_points: int = 8
     """How often the test views are rendered during training."""
-    curve_every: int = 67
-    """Every which test view is rendered for the curve."""
-    final_every: int = 10
-    """Every which test view is rendered at the end."""
+    curve_views: int = 3
+    """Test views, evenly spaced, that are rendered for the curve."""
+    final_views: int = 20
+    """Test views, evenly spaced, that are rendered at the end."""
     keep: str = ""
     """Folder that keeps the finished run for ns-eval and its like; empty keeps the result alone."""
     statistics_at_evaluation: bool = False
@@ -77,12 +78,12 @@ def train(run: Run) -> dict[str, Any]:
         folder = Path(run.keep) if run.keep else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         trainer = _trainer(run, folder)
         seconds, curve = _train_steps(run, trainer)
-        result = {"run": asdict(run), "seconds": seconds, "curve": curve, **evaluate(trainer, run.final_every)}
+        result = {"run": asdict(run), "seconds": seconds, "curve": curve, **evaluate(trainer, run.final_views)}
         if run.keep:
             trainer.save_checkpoint(run.steps - 1)
         if run.statistics_at_evaluation:
-            result["moving_average"] = evaluate(trainer, run.final_every, "moving average")
-            result["chunks"] = evaluate(trainer, run.final_every, "chunks")
+            result["moving_average"] = evaluate(trainer, run.final_views, "moving average")
+            result["chunks"] = evaluate(trainer, run.final_views, "chunks")
     result["machine"] = f"{platform.machine()}, {_processor()}, 1 thread, torch {torch.__version__}"
     return result
 
@@ -143,15 +144,15 @@ def _train_steps(run: Run, trainer: Any) -> tuple[float, list[dict[str, float]]]
         seconds += time.process_time() - start
         if step + 1 in marks:
             trainer.calibrate_norms()
-            curve.append({"step": step + 1, "seconds": seconds, **evaluate(trainer, run.curve_every)})
+            curve.append({"step": step + 1, "seconds": seconds, **evaluate(trainer, run.curve_views)})
         if (step + 1) % 20 == 0 or step + 1 == run.steps:
             psnr = f", test view PSNR {curve[-1]['psnr']:.2f} dB" if curve else ""
             print(f"{_PROGRESS} {step + 1} {seconds:.1f} s{psnr}", flush=True)
     return seconds, curve
 
 
-def evaluate(trainer: Any, every: int, statistics: str = "calibrated") -> dict[str, float]:
-    """Mean PSNR and SSIM over every `every`-th test view, with the stored statistics or worse ones."""
+def evaluate(trainer: Any, num_views: int, statistics: str = "calibrated") -> dict[str, float]:
+    """Mean PSNR and SSIM over at most `num_views` evenly spaced test views, with the stored statistics or worse ones."""
     import torch
 
     from crossnorm_ns.functional.metrics import psnr, ssim
@@ -168,7 +169,7 @@ def evaluate(trainer: Any, every: int, statistics: str = "calibrated") -> dict[s
             norm.train()
     psnrs, ssims = [], []
     with torch.no_grad():
-        for i in range(0, len(dataset), every):
+        for i in range(0, len(dataset), math.ceil(len(dataset) / num_views)):
             render = model.get_outputs_for_camera(dataset.cameras[i : i + 1])["rgb"]
             truth = dataset[i]["image"]
             psnrs.append(float(psnr(render, truth)))

@@ -74,8 +74,7 @@ def main(demo: Demo) -> None:
             learning_rate=rate,
             steps=demo.steps,
             keep=str((demo.output / "runs").resolve()),
-            curve_every=3,
-            final_every=1,
+            final_views=demo.test,
         )
         for norm, rate in LEARNING_RATES.items()
     ]
