@@ -152,7 +152,7 @@ def _train_steps(run: Run, trainer: Any) -> tuple[float, list[dict[str, float]]]
 
 
 def evaluate(trainer: Any, num_views: int, statistics: str = "calibrated") -> dict[str, float]:
-    """Mean PSNR and SSIM over at most `num_views` evenly spaced test views, with the stored statistics or worse ones."""
+    """Mean PSNR and SSIM of at most `num_views` evenly spaced test views, with stored statistics or worse ones."""
     import torch
 
     from crossnorm_ns.functional.metrics import psnr, ssim
