@@ -79,6 +79,6 @@ mipnerf_ref = MethodSpecification(
 )
 
 mipnerf_cn_tiny = MethodSpecification(
-    config=tiny_config("mipnerf-cn-tiny", "cn", 1e-2),
+    config=tiny_config("mipnerf-cn-tiny", "cn", 5e-3),
     description="mipnerf-cn made small: learns 100x100 images on two CPU cores in minutes.",
 )
