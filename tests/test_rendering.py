@@ -73,6 +73,12 @@ def test_resampling_follows_the_histogram_of_the_weights():
     assert counts[6] == counts[7] == 0, "intervals without weight get nothing"
 
 
+def test_resampling_begins_where_the_weight_begins():
+    t = torch.tensor([[0.0, 1.0, 2.0, 3.0]], dtype=torch.float64)
+    drawn = resample_fenceposts(t, torch.tensor([[0.0, 1.0, 0.0]]).double(), 3, perturb=False)
+    torch.testing.assert_close(drawn, torch.tensor([[1.0, 1.5, 2.0]]).double(), rtol=0, atol=1e-12)
+
+
 def test_perturbed_resampling_draws_one_fencepost_from_each_stratum_of_the_distribution():
     torch.manual_seed(0)
     t = torch.linspace(0, 1, 9, dtype=torch.float64).expand(5_000, -1)
@@ -106,7 +112,7 @@ def test_resampling_stays_within_the_ray_and_sorted_in_single_precision(perturb:
 def test_compositing_equals_an_explicit_loop():
     generator = torch.Generator().manual_seed(0)
     rays, samples, background = 6, 9, 0.4
-    density = 3 * torch.rand(rays, samples, generator=generator, dtype=torch.float64)
+    density = 0.1 * torch.rand(rays, samples, generator=generator, dtype=torch.float64)
     colors = torch.rand(rays, samples, 3, generator=generator, dtype=torch.float64)
     t = (2 + torch.rand(rays, samples + 1, generator=generator, dtype=torch.float64)).cumsum(-1)
     norms = 1 + torch.rand(rays, 1, generator=generator, dtype=torch.float64)

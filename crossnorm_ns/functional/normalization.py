@@ -8,6 +8,7 @@ Sources: the paper, section 4 and equations of 4.3 for the cross; github.com/Aio
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from crossnorm_ns import kernels
-from crossnorm_ns.functional.statistics import ColumnStatistics, column_statistics, renormalised
+from crossnorm_ns.functional.statistics import ColumnStatistics, as_rows, column_statistics, renormalised
 
 Variant = Literal["released", "paper"]
 NormName = Literal["bn", "ln", "gn", "cn"]
@@ -66,7 +67,8 @@ def _paper_cross_moments(x: Tensor, stats: ColumnStatistics, eps: float) -> tupl
     center = mean + (channels * (row_mean - mean) - (x - mean)) / size
     in_row = channels * (row_var + (row_mean - center).square()) - (x - center).square()
     in_column = (rows - 1) * var + rows * (mean - center).square()
-    return center, torch.rsqrt((in_row + in_column) / size + eps)
+    var = ((in_row + in_column) / size).clamp_min(0)  # rounding of an outlier's row may fall below
+    return center, torch.rsqrt(var + eps)
 
 
 @dataclass(frozen=True)
@@ -108,9 +110,11 @@ def _apply(
 ) -> Tensor:
     """The formula itself: the plain twin of every kernel. Shapes (rows, channels) -> (rows, channels)."""
     center, inverse_std = formula.moments(x, stats)
-    y = (x - center) * inverse_std
-    if weight is not None:
-        y = y * weight
+    return _scale_and_shift((x - center) * inverse_std, weight, bias)
+
+
+def _scale_and_shift(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    y = y if weight is None else y * weight
     return y if bias is None else y + bias
 
 
@@ -137,7 +141,8 @@ class _Normalize(torch.autograd.Function):
         process_group: Any,
     ) -> Tensor:
         if formula.name == "cn" and kernels.supports(x):
-            return kernels.cross_norm_forward(x, weight, bias, *stats, formula.variant == "paper", formula.eps)
+            paper = formula.variant == "paper"
+            return kernels.cross_norm_forward(x, weight, bias, stats.rows, stats.mean, stats.var, paper, formula.eps)
         return _apply(formula, x, weight, bias, stats)
 
     @staticmethod
@@ -146,50 +151,60 @@ class _Normalize(torch.autograd.Function):
         ctx.save_for_backward(x, weight, bias)
 
     @staticmethod
+    @torch.compiler.disable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple:
         (grad_output,) = grad_outputs
         x, weight, bias = ctx.saved_tensors
         formula: Formula = ctx.formula
-        if torch.is_grad_enabled():
-            grads = _differentiable_gradients(ctx, grad_output, x, weight, bias)
-        elif formula.name == "cn" and ctx.process_group is None and kernels.supports(x):
+        stats: ColumnStatistics = ctx.stats
+        by_kernel = formula.name == "cn" and ctx.process_group is None and kernels.supports(x)
+        if by_kernel and not torch.is_grad_enabled():
             batch_mean = None if ctx.batch is None else ctx.batch.mean
+            paper = formula.variant == "paper"
             dx, dweight, dbias = kernels.cross_norm_backward(
-                grad_output, x, weight, *ctx.stats, batch_mean, formula.variant == "paper", formula.eps
+                grad_output, x, weight, stats.rows, stats.mean, stats.var, batch_mean, paper, formula.eps
             )
             grads = [dx, None if weight is None else dweight, None if bias is None else dbias]
         else:
-            with torch.enable_grad():
-                detached = [None if t is None else t.detach().requires_grad_() for t in (x, weight, bias)]
-                y = _apply(formula, *detached, _statistics_with_gradients(ctx, detached[0]))
-            grads = _gradients(y, detached, grad_output, create_graph=False)
+            grads = _gradients_by_formula(ctx, grad_output, x, weight, bias)
         return (*grads, None, None, None, None, None)
 
 
-def _statistics_with_gradients(ctx: Any, source: Tensor) -> ColumnStatistics:
-    """The statistics that forward used, as functions of `source` unless they are constants."""
-    if ctx.batch is None:
-        return ctx.stats
-    own = column_statistics(source, ctx.process_group)
-    return own if ctx.stats is ctx.batch else renormalised(ctx.stats, own)
+# A compiler that traced it would lose the distinction between spatial gradients and others: it breaks its graph here.
+_normalize: Callable[..., Tensor] = torch.compiler.disable(_Normalize.apply)
 
 
-def _gradients(y: Tensor, inputs: list[Tensor | None], grad_output: Tensor, create_graph: bool) -> list[Tensor | None]:
-    wanted = [t for t in inputs if t is not None and t.requires_grad]
-    grads = iter(torch.autograd.grad(y, wanted, grad_output, create_graph=create_graph))
-    return [next(grads) if t is not None and t.requires_grad else None for t in inputs]
+def _statistics_with_gradients(
+    stats: ColumnStatistics, batch: ColumnStatistics | None, source: Tensor, process_group: Any
+) -> ColumnStatistics:
+    """The statistics that normalize, as functions of `source` unless they are constants."""
+    if batch is None:
+        return stats
+    own = column_statistics(source, process_group)
+    return own if stats is batch else renormalised(stats, own)
 
 
-def _differentiable_gradients(
+def _gradients_by_formula(
     ctx: Any, grad_output: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None
 ) -> list[Tensor | None]:
-    # The first-order gradient stops at these aliases; statistics computed from x itself are constants to it, yet
-    # remain functions of x in the graph that it builds.
-    aliases = [None if t is None else t.view_as(t) for t in (x, weight, bias)]
-    source = aliases[0] if ctx.coupled else x
-    assert source is not None
-    y = _apply(ctx.formula, *aliases, _statistics_with_gradients(ctx, source))
-    return _gradients(y, aliases, grad_output, create_graph=True)
+    """Gradients of x, weight and bias by autograd through the plain formula; differentiable where a graph is built."""
+
+    def start(t: Tensor) -> Tensor:
+        return t.view_as(t) if spatial else t.detach().requires_grad_()
+
+    # A spatial gradient stops at views of the inputs. Statistics computed from x itself are constants to it, yet remain
+    # functions of x in the graph that it builds.
+    spatial = torch.is_grad_enabled()
+    own_x = start(x)
+    own_weight, own_bias = (None if t is None else start(t) for t in (weight, bias))
+    source = x if spatial and not ctx.coupled else own_x
+    with torch.enable_grad():
+        stats = _statistics_with_gradients(ctx.stats, ctx.batch, source, ctx.process_group)
+        y = _apply(ctx.formula, own_x, own_weight, own_bias, stats)
+    inputs = [own_x, own_weight, own_bias]
+    wanted = [t for t in inputs if t is not None and t.requires_grad]
+    grads = iter(torch.autograd.grad(y, wanted, grad_output, create_graph=spatial))
+    return [next(grads) if t is not None and t.requires_grad else None for t in inputs]
 
 
 def normalize(
@@ -214,20 +229,30 @@ def normalize(
         batch: the statistics of x, where gradients shall flow through them although `stats` gives the values.
         coupled_gradients: keeps the terms between samples in gradients that build a graph (spatial gradients).
         process_group: over which the column statistics are reduced.
+
+    Raises:
+        ValueError: weight, bias or statistics do not fit x in size or device.
     """
-    rows = x.reshape(-1, x.shape[-1])
-    rows = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
+    rows = as_rows(x)
+    given = {"weight": weight, "bias": bias} | ({} if stats is None else {"mean": stats.mean, "var": stats.var})
+    for name, values in given.items():
+        if values is not None and (values.shape != rows.shape[1:] or values.device != rows.device):
+            raise ValueError(
+                f"{name} has shape {tuple(values.shape)} on {values.device}, but x has {rows.shape[1]} channels "
+                f"on {rows.device}"
+            )
+    weight, bias = (None if values is None else values.to(rows.dtype) for values in (weight, bias))
     if formula.name == "ln":
         y = functional.layer_norm(rows, rows.shape[-1:], weight, bias, formula.eps)
     elif rows.shape[0] == 0 and process_group is None:
-        y = _apply(formula, rows, weight, bias, ColumnStatistics(1, rows.sum(0), rows.sum(0)))
+        y = _scale_and_shift(rows, weight, bias)  # nothing to normalize, and gradients of zero
     else:
         if stats is None:
             stats = batch = column_statistics(rows.detach(), process_group)
-        if torch.compiler.is_compiling():
-            y = _apply(formula, rows, weight, bias, stats)
+        if torch.compiler.is_compiling() and (batch is None or coupled_gradients):
+            y = _apply(formula, rows, weight, bias, _statistics_with_gradients(stats, batch, rows, process_group))
         else:
-            y = _Normalize.apply(rows, weight, bias, formula, stats, batch, coupled_gradients, process_group)
+            y = _normalize(rows, weight, bias, formula, stats, batch, coupled_gradients, process_group)
     return y.reshape(x.shape).to(x.dtype)
 
 

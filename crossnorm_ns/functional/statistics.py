@@ -23,9 +23,15 @@ class ColumnStatistics(NamedTuple):
         var: unbiased variance of each feature.
     """
 
-    rows: float | Tensor
+    rows: int | float | Tensor
     mean: Float[Tensor, " channels"]
     var: Float[Tensor, " channels"]
+
+
+def as_rows(x: Float[Tensor, "*batch channels"]) -> Float[Tensor, "rows channels"]:
+    """All leading dimensions as one, in float32 or better: what statistics are computed of."""
+    rows = x.reshape(-1, x.shape[-1])
+    return rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
 
 
 def column_statistics(x: Float[Tensor, "rows channels"], process_group=None) -> ColumnStatistics:
@@ -49,11 +55,9 @@ def _reduced_column_statistics(x: Float[Tensor, "rows channels"], process_group)
     from torch.distributed.nn.functional import all_reduce
 
     # A process without rows takes part with zeros, so that no other waits for it, forward or backward.
-    local_mean = x.sum(0) / max(x.shape[0], 1)
-    counted = torch.cat([x.new_tensor([float(x.shape[0])]), x.shape[0] * local_mean])
-    total = all_reduce(counted, group=process_group)
+    total = all_reduce(torch.cat([x.new_tensor([float(x.shape[0])]), x.sum(0)]), group=process_group)
     rows = total[0].detach()
-    mean = total[1:] / rows
+    mean = total[1:] / rows.clamp_min(1)
     squared_deviations = all_reduce((x - mean).square().sum(0), group=process_group)
     return ColumnStatistics(rows, mean, squared_deviations / (rows - 1).clamp_min(1))
 
@@ -85,8 +89,8 @@ class PopulationMoments:
         count = float(statistics.rows)
         if count == 0:
             return
-        mean = statistics.mean.double()
-        squared_deviations = statistics.var.double() * max(count - 1, 0)
+        mean = statistics.mean.to("cpu", torch.float64)  # not every device has float64
+        squared_deviations = statistics.var.to("cpu", torch.float64) * (count - 1)
         self.batches += 1
         if self.mean is None or self.squared_deviations is None:
             self.count, self.mean, self.squared_deviations = count, mean, squared_deviations

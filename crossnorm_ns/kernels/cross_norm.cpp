@@ -10,6 +10,7 @@
 
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -63,7 +64,7 @@ inline void entry(const Constants<T, paper>& k, T x, T mean, T var, T row_mean, 
         const T row_offset = (row_mean - mean) - offset;
         const T sum = (k.batch_rows - 1) * var + k.batch_rows * offset * offset + row_squares +
                       k.channels * row_offset * row_offset - centered * centered;
-        inverse = T(1) / std::sqrt(k.a * sum + k.eps);
+        inverse = T(1) / std::sqrt(std::max(k.a * sum, T(0)) + k.eps);  // rounding of an outlier's row may go below 0
     } else {
         centered = (x - mean) - k.a * (k.channels * (row_mean - mean) - x);
         inverse = T(1) / std::sqrt(var + row_squares * k.row_scale + k.eps);

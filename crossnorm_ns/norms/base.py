@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from crossnorm_ns.functional.normalization import Formula, normalize
-from crossnorm_ns.functional.statistics import ColumnStatistics, PopulationMoments, column_statistics
+from crossnorm_ns.functional.statistics import ColumnStatistics, PopulationMoments, as_rows, column_statistics
 
 StatisticsMode = Literal["batch", "renorm"]
 
@@ -31,10 +31,19 @@ class StoredStatistics(nn.Module):
 
     def __init__(self, num_channels: int, like: Tensor) -> None:
         super().__init__()
+        like = like.to(torch.promote_types(like.dtype, torch.float32))
         for prefix in ("", "running_"):
             self.register_buffer(f"{prefix}rows", like.new_ones(()))
             self.register_buffer(f"{prefix}mean", like.new_zeros(num_channels))
             self.register_buffer(f"{prefix}var", like.new_ones(num_channels))
+
+    def _apply(self, fn, recurse=True):
+        # A network moved to half precision keeps its statistics in float32.
+        def convert(buffer: Tensor) -> Tensor:
+            converted = fn(buffer)
+            return converted if converted.element_size() >= 4 else buffer.to(converted.device)
+
+        return super()._apply(convert, recurse)
 
     def track(self, batch: ColumnStatistics, momentum: float) -> None:
         """Moves the average towards a batch by `momentum`; evaluation follows it until the next calibration."""
@@ -63,8 +72,8 @@ class Norm(nn.Module):
 
     Training uses the statistics of the batch at hand. Evaluation is a function of one sample: row statistics stay
     exact, column statistics are stored ones, one set for each domain (see `norm_domain`). A pass without gradients in
-    train mode reads the stored statistics and leaves them alone. Spatial gradients (backward passes that build a
-    graph) hold the column statistics constant.
+    train mode reads the moving average and leaves it alone. Spatial gradients (backward passes that build a graph)
+    hold the column statistics constant.
 
     Args:
         num_channels: C, size of the last dimension.
@@ -83,6 +92,7 @@ class Norm(nn.Module):
 
     weight: nn.Parameter | None
     bias: nn.Parameter | None
+    _template: Tensor  # empty: has the device and the type of what is stored
 
     def __init__(
         self,
@@ -115,8 +125,7 @@ class Norm(nn.Module):
         for name, value in (("weight", 1.0), ("bias", 0.0)):
             values = torch.full((num_channels,), value, device=device, dtype=dtype)
             self.register_parameter(name, nn.Parameter(values) if affine else None)
-        template = torch.empty(0, device=device, dtype=dtype)
-        self.register_buffer("_template", template.float() if template.element_size() < 4 else template, False)
+        self.register_buffer("_template", torch.empty(0, device=device, dtype=dtype), persistent=False)
 
     def forward(self, x: Float[Tensor, "*batch channels"]) -> Float[Tensor, "*batch channels"]:
         """Normalizes x.
@@ -126,17 +135,15 @@ class Norm(nn.Module):
             RuntimeError: evaluation in a domain that has no stored statistics yet.
         """
         if x.shape[-1] != self.num_channels:
-            raise ValueError(f"{self} was given an input of shape {tuple(x.shape)}: its last dimension is not channels")
+            raise ValueError(
+                f"{type(self).__name__} over {self.num_channels} channels was given an input of shape "
+                f"{tuple(x.shape)}: its last dimension must be {self.num_channels}"
+            )
         if not self.formula.uses_columns:
             return normalize(self.formula, x, self.weight, self.bias)
-        calibrating = self._populations is not None
-        if not self.training or not (torch.is_grad_enabled() or calibrating):
-            stored = self._stored_statistics()
-            return normalize(self.formula, x, self.weight, self.bias, stats=stored)
-        rows = x.reshape(-1, self.num_channels)
-        if rows.dtype in (torch.float16, torch.bfloat16):
-            rows = rows.float()
-        group = self._process_group()
+        if not self.training or not torch.is_grad_enabled():
+            return normalize(self.formula, x, self.weight, self.bias, stats=self._known_statistics())
+        rows, group = as_rows(x), self._process_group()
         if rows.shape[0] == 0 and group is None:
             return normalize(self.formula, x, self.weight, self.bias)
         batch = column_statistics(rows.detach(), group)
@@ -153,12 +160,15 @@ class Norm(nn.Module):
         )
         return y.reshape(x.shape).to(x.dtype)
 
-    def _stored_statistics(self) -> ColumnStatistics | None:
-        """The domain's; None (the batch's own) where a training step asks before anything was stored."""
+    def _known_statistics(self) -> ColumnStatistics | None:
+        """What a pass that is no training pass normalizes with.
+
+        In evaluation what the domain stores for it; within a training step the moving average, on which calibration
+        has no influence, or None (the batch's own) before the first training pass.
+        """
         if self.domain in self.domains:
-            domain = self.domains[self.domain]
-            assert isinstance(domain, StoredStatistics)
-            return domain.stored()
+            domain = self._add_domain(self.domain)
+            return domain.running() if self.training else domain.stored()
         if self.training:
             return None
         known = ", ".join(self.domains) or "none"
@@ -169,13 +179,11 @@ class Norm(nn.Module):
 
     def _collect(self, batch: ColumnStatistics) -> ColumnStatistics:
         """Notes a training batch and returns the statistics whose values normalize it."""
-        first = self.domain not in self.domains
+        calibrating, first = self._populations is not None, self.domain not in self.domains
         domain = self._add_domain(self.domain)
         if self._populations is not None:
             self._populations.setdefault(self.domain, PopulationMoments()).update(batch)
-            if first:
-                domain.track(batch, 1.0)
-        else:
+        if first or not calibrating:
             domain.track(batch, 1.0 if first else self.momentum)
         if self.statistics == "batch":
             return batch
@@ -185,7 +193,7 @@ class Norm(nn.Module):
         if name not in self.domains:
             if not name.isidentifier() or hasattr(self.domains, name):
                 raise ValueError(f"{name!r} cannot name a domain: choose another identifier")
-            self.domains[name] = StoredStatistics(self.num_channels, self._buffers["_template"])
+            self.domains[name] = StoredStatistics(self.num_channels, self._template)
         domain = self.domains[name]
         assert isinstance(domain, StoredStatistics)
         return domain
@@ -196,7 +204,7 @@ class Norm(nn.Module):
         return torch.distributed.group.WORLD
 
     def begin_calibration(self) -> None:
-        """From here to `end_calibration`, training passes gather population statistics, gradients or not."""
+        """From here to `end_calibration`, training passes gather population statistics."""
         self._populations = {}
 
     def end_calibration(self, keep: bool = True) -> None:
@@ -206,12 +214,16 @@ class Norm(nn.Module):
                 self._add_domain(name).store(population.statistics())
         self._populations = None
 
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
-        stem = f"{prefix}domains."
-        for key in state_dict:
-            if key.startswith(stem):
-                self._add_domain(key[len(stem) :].split(".")[0])
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        # A state that holds this norm says which domains there are: others belong to the weights that it replaces.
+        keys = [key[len(prefix) :].split(".") for key in state_dict if key.startswith(prefix)]
+        names = {key[1] for key in keys if key[0] == "domains"}
+        for name in names:
+            self._add_domain(name)
+        if keys:
+            for name in self.domains.keys() - names:
+                del self.domains[name]
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
         variant = f", variant={self.formula.variant!r}" if self.formula.name == "cn" else ""

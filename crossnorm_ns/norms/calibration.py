@@ -8,16 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crossnorm_ns.functional.statistics import column_statistics
+from crossnorm_ns.functional.statistics import as_rows, column_statistics
 from crossnorm_ns.norms.base import Norm, norms_of
 
 
 def calibrate(module: nn.Module, batches: Iterable[tuple[Any, ...]]) -> None:
     """Stores exact population statistics of all norms in `module`, over training batches.
 
-    Runs the module in train mode without gradients, so each norm sees what it sees in training, and merges the batch
-    statistics of every domain that the passes enter by Chan's formula. Parameters, moving averages and train/eval
-    flags stay as they were; random numbers are drawn as the module draws them.
+    Runs the module in train mode with gradients enabled, so each norm sees what it sees in training, and merges the
+    batch statistics of every domain that the passes enter by Chan's formula. What the module does without gradients
+    (up-sampling) is not counted, as in training. Parameters, moving averages and train/eval flags stay as they were;
+    random numbers are drawn as the module draws them.
 
     Args:
         module: with norms somewhere inside; one without is left alone.
@@ -36,7 +37,7 @@ def calibrate(module: nn.Module, batches: Iterable[tuple[Any, ...]]) -> None:
     complete = False
     try:
         passes = 0
-        with torch.no_grad():
+        with torch.enable_grad():
             for arguments in batches:
                 module(*arguments)
                 passes += 1
@@ -69,7 +70,7 @@ def initialize_identity(module: nn.Module, *arguments: Any) -> None:
     def set_affine(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(norm, Norm)
         handles.pop(norm).remove()
-        rows = inputs[0].detach().reshape(-1, norm.num_channels)
+        rows = as_rows(inputs[0].detach())
         center, inverse_std = norm.formula.moments(rows, column_statistics(rows))
         assert norm.weight is not None and norm.bias is not None
         norm.weight.data.copy_(1 / inverse_std.expand_as(rows).mean(0))
@@ -82,7 +83,8 @@ def initialize_identity(module: nn.Module, *arguments: Any) -> None:
     modes = [(part, part.training) for part in module.modules()]
     module.train()
     try:
-        module(*arguments)
+        with torch.enable_grad():
+            module(*arguments)
     finally:
         for handle in handles.values():
             handle.remove()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from itertools import takewhile
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from crossnorm_ns.norms.base import norms_of
 from crossnorm_ns.norms.factory import NormChoice, make_norm
 
 
@@ -21,6 +24,14 @@ class NormalizedLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name torch gives it)
         """Linear -> norm, shapes (..., in_features) -> (..., out_features)."""
         return self.norm(super().forward(input))
+
+
+class _Site(NamedTuple):
+    """A hidden layer and where it is kept."""
+
+    parent: nn.Module
+    name: str
+    layer: nn.Module
 
 
 def insert_norms(module: nn.Module, norm: NormChoice = "cn", **options: Any) -> nn.Module:
@@ -40,84 +51,93 @@ def insert_norms(module: nn.Module, norm: NormChoice = "cn", **options: Any) -> 
         The same module.
 
     Raises:
-        ValueError: a tiny-cuda-nn network (its layers are fused in one kernel), a network that has norms already, or
-            one without a hidden activation.
+        ValueError: a tiny-cuda-nn network (its layers are fused in one kernel), a network that has norms already, one
+            whose hidden layers are not plain linear ones, or one without a hidden activation. The module is unchanged.
     """
     if norm == "none":
         return module
-    count = _insert(module, norm, options, output_is_hidden=False)
-    if count == 0:
+    for part in module.modules():
+        _refuse_fused(part)
+    if norms_of(module):
+        raise ValueError(f"{type(module).__name__} has norms already: insert them into the plain network")
+    sites = list(_hidden_layers(module, feeds_heads=False))
+    if not sites:
         raise ValueError(
             f"found no hidden activation in {type(module).__name__}: expected an nn.Sequential or a network with "
             "`layers` and `activation`"
         )
+    layers = [_normalized(site, norm, options) for site in sites]
+    for site, layer in zip(sites, layers, strict=True):
+        setattr(site.parent, site.name, layer)
     return module
 
 
-def _insert(module: nn.Module, norm: NormChoice, options: dict[str, Any], output_is_hidden: bool) -> int:
-    _refuse_fused(module)
-    if isinstance(module, nn.Sequential):
-        return _insert_in_sequential(module, norm, options)
-    if isinstance(getattr(module, "layers", None), nn.ModuleList) and hasattr(module, "activation"):
-        return _insert_in_layers(module, norm, options, output_is_hidden)
-    has_heads = bool(getattr(module, "field_heads", None))
-    return sum(
-        _insert(child, norm, options, has_heads)
-        for name, child in module.named_children()
-        if name != "field_heads"
-    )
-
-
 def _refuse_fused(module: nn.Module) -> None:
-    if type(module).__module__.startswith("tinycudann") or getattr(module, "tcnn_encoding", None) is not None:
+    kind = type(module)
+    if kind.__module__.startswith("tinycudann") and kind.__name__ != "Encoding":
         raise ValueError(
-            f"{type(module).__name__} runs as one fused tiny-cuda-nn kernel, which has no place for a norm: "
-            'build it with implementation="torch"'
+            f"a tiny-cuda-nn {kind.__name__} runs as one fused kernel, which has no place for a norm: "
+            'build the network with implementation="torch"'
         )
 
 
-def _normalized(linear: nn.Linear, norm: NormChoice, options: dict[str, Any]) -> NormalizedLinear:
-    if isinstance(linear, NormalizedLinear):
-        raise ValueError("the network has norms already: insert them into the plain one")
+def _normalized(site: _Site, norm: NormChoice, options: dict[str, Any]) -> NormalizedLinear:
+    linear = site.layer
+    # Subclasses compute something else, and weight normalization (as a hook) hides the parameters behind `weight`.
+    if type(linear) is not nn.Linear or not isinstance(linear.weight, nn.Parameter):
+        raise ValueError(
+            f"hidden layer {site.name} of {type(site.parent).__name__} is no plain nn.Linear but {linear}: insert the "
+            "norms first, then apply weight normalization and the like"
+        )
     made = make_norm(norm, linear.out_features, device=linear.weight.device, dtype=linear.weight.dtype, **options)
-    return NormalizedLinear(linear, made.train(linear.training))
+    return NormalizedLinear(linear, made).train(linear.training)
 
 
-def _insert_in_layers(network: nn.Module, norm: NormChoice, options: dict[str, Any], output_is_hidden: bool) -> int:
+def _hidden_layers(module: nn.Module, feeds_heads: bool) -> Iterator[_Site]:
+    if isinstance(module, nn.Sequential):
+        yield from _hidden_layers_of_sequential(module)
+    elif isinstance(getattr(module, "layers", None), nn.ModuleList) and hasattr(module, "activation"):
+        yield from _hidden_layers_of_network(module, feeds_heads)
+    else:
+        for name, child in module.named_children():
+            if name != "field_heads":
+                yield from _hidden_layers(child, feeds_heads=hasattr(module, "field_heads"))
+
+
+def _hidden_layers_of_network(network: nn.Module, feeds_heads: bool) -> Iterator[_Site]:
     layers = network.layers
     assert isinstance(layers, nn.ModuleList)
     if network.activation is None:
-        return 0
-    all_hidden = output_is_hidden and getattr(network, "out_activation", None) is not None
+        return
+    all_hidden = feeds_heads and getattr(network, "out_activation", None) is not None
     hidden = getattr(network, "num_hidden_layers", len(layers) if all_hidden else len(layers) - 1)
     for i in range(hidden):
-        layer = layers[i]
-        if not isinstance(layer, nn.Linear):
-            raise ValueError(f"layer {i} of {type(network).__name__} is a {type(layer).__name__}, not a linear layer")
-        layers[i] = _normalized(layer, norm, options)
-    return hidden
+        yield _Site(layers, str(i), layers[i])
 
 
-def _leaves(sequential: nn.Sequential) -> list[tuple[nn.Sequential, str, nn.Module]]:
-    leaves = []
+def _hidden_layers_of_sequential(sequential: nn.Sequential) -> Iterator[_Site]:
+    sites = list(_flattened(sequential))
+    for i, site in enumerate(sites):
+        if not isinstance(site.layer, nn.Linear):
+            yield from _hidden_layers(site.layer, feeds_heads=False)
+            continue
+        following = [other.layer for other in sites[i + 1 :]]
+        until_next = list(takewhile(lambda layer: not isinstance(layer, nn.Linear), following))
+        is_last = len(until_next) == len(following)
+        if not is_last and any(_is_activation(layer) for layer in until_next):
+            yield site
+
+
+def _flattened(sequential: nn.Sequential) -> Iterator[_Site]:
     for name, child in sequential.named_children():
-        leaves += _leaves(child) if isinstance(child, nn.Sequential) else [(sequential, name, child)]
-    return leaves
+        if isinstance(child, nn.Sequential):
+            yield from _flattened(child)
+        else:
+            yield _Site(sequential, name, child)
 
 
 def _is_activation(module: nn.Module) -> bool:
-    """Elementwise, without parameters to normalize for: torch's own, or another leaf that is no linear layer."""
-    return type(module).__module__ == "torch.nn.modules.activation"
-
-
-def _insert_in_sequential(sequential: nn.Sequential, norm: NormChoice, options: dict[str, Any]) -> int:
-    leaves = _leaves(sequential)
-    for _, _, leaf in leaves:
-        _refuse_fused(leaf)
-    linear = [i for i, (_, _, leaf) in enumerate(leaves) if isinstance(leaf, nn.Linear)]
-    hidden = [i for i in linear[:-1] if _is_activation(leaves[i + 1][2])]
-    for i in hidden:
-        parent, name, layer = leaves[i]
-        assert isinstance(layer, nn.Linear)
-        setattr(parent, name, _normalized(layer, norm, options))
-    return len(hidden)
+    """One of torch's, or another's module (a sine, a Gaussian, ...) with neither parts nor parameters."""
+    if type(module).__module__.startswith("torch.nn."):
+        return type(module).__module__ == "torch.nn.modules.activation"
+    return not any(module.children()) and not any(True for _ in module.parameters())
