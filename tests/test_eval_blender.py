@@ -14,7 +14,7 @@ from eval_files import SIZE, picture, write_renders, write_scene
 from PIL import Image
 from skimage.metrics import structural_similarity
 
-from eval import blender, files, views
+from eval import blender, views
 from eval.errors import EvaluationError
 from eval.files import write_atomically
 from eval.renders import load_render, match_renders
@@ -307,7 +307,7 @@ def test_interrupted_write_leaves_the_old_file(monkeypatch: pytest.MonkeyPatch, 
     def full_disk(descriptor: int) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", full_disk)
+    monkeypatch.setattr("crossnorm_ns.engine.files.os.fsync", full_disk)
     with pytest.raises(OSError, match="no space"):
         write_atomically(file, b"new")
     assert file.read_bytes() == b"old"
