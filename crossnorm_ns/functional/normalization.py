@@ -171,7 +171,7 @@ class _Normalize(torch.autograd.Function):
 
 
 # A compiler that traced it would lose the distinction between spatial gradients and others: it breaks its graph here.
-_normalize: Callable[..., Tensor] = torch.compiler.disable(_Normalize.apply)
+_normalize: Any = torch.compiler.disable(_Normalize.apply)
 
 
 def _statistics_with_gradients(
