@@ -138,8 +138,8 @@ def caption(sides: Sequence[Side]) -> str:
     """What the numbers are."""
     evaluation, machine = sides[0].evaluation, sides[0].training["machine"]
     return (
-        f"{evaluation.heading()}. Equal steps, each method at the learning rate that was best for it on lego; seed 0; seconds are processor "
-        f"seconds inside training steps ({machine})."
+        f"{evaluation.heading()}. Equal steps, each method at the learning rate that was best for it on lego; seed 0; "
+        f"seconds are processor seconds inside training steps ({machine})."
     )
 
 

@@ -8,7 +8,6 @@ Sources: the paper, section 4 and equations of 4.3 for the cross; github.com/Aio
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
