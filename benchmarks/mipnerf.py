@@ -28,6 +28,7 @@ def compare(
     name: str,
     steps: int = 3000,
     grid_steps: int = 2000,
+    grid_only: bool = False,
     attempts: bool = False,
     output: Path = Path("outputs/benchmarks"),
     docs: Path = Path("docs"),
@@ -40,6 +41,7 @@ def compare(
         name: of the scene, in file names and headings.
         steps: of each training with three seeds.
         grid_steps: of each training of the learning-rate grid, and of the attempts.
+        grid_only: stops after the learning-rate grid.
         attempts: also trains variations of CN at its best learning rate.
         output: keeps the result of each training.
         docs: where results/mipnerf-NAME.json, .md and images/mipnerf-NAME.png go.
@@ -47,6 +49,9 @@ def compare(
     """
     scene = str(data.resolve())
     grid = train_all(plans.grid(name, scene, grid_steps), output, jobs)
+    if grid_only:
+        write(docs, f"mipnerf-{name}", grid, [grid_table(grid)])
+        return
     best = {norm: plans.best_rate(grid, norm) for norm in plans.NORMS}
     seeds = train_all(plans.seeds(name, scene, steps, best), output, jobs)
     ratio = step_ratio(seeds)
