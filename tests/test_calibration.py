@@ -8,6 +8,8 @@ from norm_networks import WITH_COLUMNS, assert_same, buffers, network, norm, poi
 from torch import nn
 
 from crossnorm_ns import CrossNorm, calibrate, norm_domain
+from crossnorm_ns.functional import ColumnStatistics
+from crossnorm_ns.functional.statistics import PopulationMoments
 from crossnorm_ns.norms import norms_of
 
 
@@ -63,6 +65,14 @@ def test_calibration_is_exact_for_data_far_from_zero():
     everything, stored = torch.cat(batches).double(), layer.domains["default"].stored()
     torch.testing.assert_close(stored.mean, everything.mean(0).float())
     torch.testing.assert_close(stored.var, everything.var(0).float(), rtol=1e-4, atol=0)
+
+
+def test_a_batch_without_rows_in_any_process_counts_for_nothing():
+    moments, nothing = PopulationMoments(), ColumnStatistics(0, torch.zeros(2), torch.zeros(2))
+    for statistics in (nothing, nothing, ColumnStatistics(10, torch.ones(2), torch.full((2,), 4.0)), nothing):
+        moments.update(statistics)
+    rows, mean, var = moments.statistics()
+    assert (rows, mean.tolist(), var.tolist()) == (10, [1.0, 1.0], [4.0, 4.0])
 
 
 def test_a_failing_calibration_leaves_the_statistics_alone():

@@ -51,8 +51,10 @@ def test_scale_and_shift_are_those_of_the_first_batch(name):
     torch.testing.assert_close(layer(x), plain * layer.weight + layer.bias)
 
 
-def test_it_works_without_gradients_and_leaves_the_mode_alone():
-    model, x = network("bn").eval(), points(200)
+def test_it_works_without_gradients_after_other_batches_and_leaves_the_mode_alone():
+    model, x = network("bn"), points(200)
+    model(5 + points(50))
+    model.eval()
     with torch.no_grad():
         initialize_identity(model, x)
     assert not any(layer.training for layer in norms_of(model))

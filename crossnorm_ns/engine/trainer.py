@@ -79,6 +79,8 @@ class CrossNormTrainer(Trainer):
             return
         if self._random_state is not None:
             restore_random_state(self._random_state)
+        else:
+            self.calibrate_norms()  # a viewer renders before the first step
         self.config.max_num_iterations = total - self._start_step
         try:
             super().train()
@@ -103,7 +105,7 @@ class CrossNormTrainer(Trainer):
             yield (rays,)
 
     def eval_iteration(self, step: int) -> None:
-        """nerfstudio's, with calibrated norms for pictures and without an effect on the training that follows."""
+        """nerfstudio's, with calibrated norms and without an effect on training: so always with the same picture."""
         config = self.config
         due = [config.steps_per_eval_batch, config.steps_per_eval_image, config.steps_per_eval_all_images]
         if not any(step_check(step, steps) for steps in due):
