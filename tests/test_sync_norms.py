@@ -64,7 +64,7 @@ def ranks(tmp_path_factory):
         pytest.skip("torch has no gloo")
     folder = tmp_path_factory.mktemp("ranks")
     multiprocessing.spawn(work, (folder,), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
 @pytest.mark.parametrize("name, split, mode", CASES)

@@ -1,4 +1,4 @@
-// Cross normalization on the CPU: forward in one pass over x, backward in two over (x, dy).
+// Cross normalization on the CPU: column statistics in one pass over x, forward in another, backward in two over (x, dy).
 //
 // With a = 1 / size (size = N + C released, N + C - 1 paper), m and v the column mean and unbiased variance,
 // p the row mean and q the row's sum of squared deviations, c the center and D the variance with eps:
