@@ -63,7 +63,7 @@ def _reduced_column_statistics(x: Float[Tensor, "rows channels"], process_group)
 
 
 def renormalised(running: ColumnStatistics, batch: ColumnStatistics) -> ColumnStatistics:
-    """Values of the running statistics with the gradients of the batch's (DESIGN: batch-renormalised training)."""
+    """Values of the running statistics with the gradients of the batch's, for renormalised training."""
     return ColumnStatistics(
         running.rows,
         running.mean + (batch.mean - batch.mean.detach()),

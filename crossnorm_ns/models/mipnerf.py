@@ -42,8 +42,8 @@ class MipNeRFModelConfig(ModelConfig):
     _target: type = field(default_factory=lambda: MipNeRFModel)
     norm: NormChoice = "cn"
     """Norm before each hidden ReLU: none, batch, layer, global or cross normalization. Learning rates: the full-size
-    methods keep the published 5e-4 (--optimizers.fields.optimizer.lr), which suits none and cn alike over 1,000,000
-    steps; the tiny preset has 5e-3, the best of six between 5e-4 and 4e-2 for none and for cn (docs/RESULTS.md)."""
+    methods keep the published 5e-4 (--optimizers.fields.optimizer.lr), not tuned at that size; the tiny
+    preset has 5e-3, on lego the best of six between 5e-4 and 4e-2 for none and for cn (docs/RESULTS.md)."""
     norm_variant: Literal["released", "paper"] = "released"
     """Form of the cross normalization: that of the released code, or that of the paper's section 4.3."""
     norm_statistics: Literal["batch", "renorm"] = "batch"
