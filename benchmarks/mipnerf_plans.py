@@ -72,25 +72,37 @@ def ablation(scene: str, data: str, steps: int, rate: float, seeds: Sequence[int
 
 
 def attempts(scene: str, data: str, steps: int, best: dict[str, float]) -> list[Run]:
-    """One change each to CN at its best learning rate; what is not a matter of norms, to the plain network as well."""
-    base = Run("", data, "cn", best["cn"], steps)
-    both: dict[str, dict[str, Any]] = {
-        "rays-512-half-steps": {"rays": 512, "steps": steps // 2},
-        "no-warm-up": {"delay_steps": 0},
-        "final-multiplier-0.01": {"final_multiplier": 0.01},
+    """One change each to CN with Glorot weights, as published, beside the unchanged run; one seed.
+
+    What changes the speed of learning is tried at the published and at the best learning rate, the rest at the best;
+    what is not a matter of norms, on the plain network as well.
+    """
+    speed: dict[str, dict[str, Any]] = {
+        "unchanged": {},
+        "weights x0.5": {"weight_scale": 0.5},
+        "weights x0.25": {"weight_scale": 0.25},
+        "norm rate x10": {"norm_rate": 10.0},
+        "first layer plain": {"model": "FirstLayerPlain"},
     }
     mine: dict[str, dict[str, Any]] = {
+        "paper form": {"variant": "paper"},
+        "identity init": {"initialization": "identity"},
         "renormalised": {"statistics": "renorm"},
-        "renormalised-late": {"late_statistics": "renorm", "late_from": 0.7},
-        "frozen-late": {"late_statistics": "frozen", "late_from": 0.7},
-        "identity-init": {"initialization": "identity"},
-        "torch-init": {"initialization": "torch"},
-        "gamma-decay-0.1": {"gamma_decay": 0.1},
-        "paper-form": {"variant": "paper"},
+        "renormalised late": {"late_statistics": "renorm", "late_from": 0.7},
+        "frozen late": {"late_statistics": "frozen", "late_from": 0.7},
+        "gamma decay 0.1": {"gamma_decay": 0.1},
     }
-    runs = [replace(base, name=f"{scene}-attempt-cn-{label}", **changes) for label, changes in mine.items()]
-    for label, changes in both.items():
-        runs.append(replace(base, name=f"{scene}-attempt-cn-{label}", **changes))
-        plain = replace(base, norm="none", learning_rate=best["none"])
-        runs.append(replace(plain, name=f"{scene}-attempt-none-{label}", **changes))
+    both: dict[str, dict[str, Any]] = {
+        "512 rays, half the steps": {"rays": 512, "steps": steps // 2},
+        "no warmup": {"delay_steps": 0},
+        "final multiplier 0.01": {"final_multiplier": 0.01},
+    }
+    runs = []
+    for label, change in (speed | mine | both).items():
+        for kind in ("published", "best") if label in speed else ("best",):
+            for norm in NORMS if label == "unchanged" or label in both else ("cn",):
+                rate = PUBLISHED_RATE if kind == "published" else best[norm]
+                name = f"{scene}-attempt-{norm}-{kind}-{label.replace(' ', '_').replace(',', '')}-{steps}"
+                base = Run(name, data, norm, rate, steps, weight_scale=1.0, num_curve_points=1)
+                runs.append(replace(base, **change))
     return runs

@@ -53,10 +53,14 @@ class Run:
     """Training statistics in the last part of the run."""
     late_from: float = 0.5
     """Where that part begins, as a fraction of the steps."""
-    initialization: Literal["glorot", "torch", "identity"] = "glorot"
-    """Glorot as in mip-NeRF; torch's default; or Glorot with data-dependent identity scale and shift of the norms."""
+    initialization: Literal["plain", "identity"] = "plain"
+    """Norms start with scale 1 and shift 0; or with data-dependent ones that make them the identity."""
     gamma_decay: float = 0.0
     """Decoupled weight decay of the norms' scales."""
+    norm_rate: float = 1.0
+    """Learning rate of the norms' scales and shifts, relative to that of the weights."""
+    weight_scale: float = 0.5
+    """Factor on the initial weights of the layers that a norm follows."""
     num_curve_points: int = 8
     """How often the test views are rendered during training."""
     curve_views: int = 3
@@ -90,7 +94,6 @@ def train(run: Run) -> dict[str, Any]:
 
 def _trainer(run: Run, folder: Path) -> Any:
     from nerfstudio.scripts.train import _set_random_seed
-    from torch.nn import Linear
 
     from benchmarks import variants
     from crossnorm_ns.norms import initialize_identity
@@ -103,7 +106,7 @@ def _trainer(run: Run, folder: Path) -> Any:
     datamanager.data, datamanager.train_num_rays_per_batch = Path(run.data), run.rays
     model_config._target = getattr(variants, run.model)
     model_config.norm_variant, model_config.norm_statistics = run.variant, run.statistics
-    model_config.depth = run.depth
+    model_config.depth, model_config.normed_weight_scale = run.depth, run.weight_scale
     scheduler = config.optimizers["fields"]["scheduler"]
     scheduler.delay_steps, scheduler.final_multiplier = run.delay_steps, run.final_multiplier
     if run.keep:
@@ -112,11 +115,7 @@ def _trainer(run: Run, folder: Path) -> Any:
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup(test_mode="test")
     model = trainer.pipeline.model
-    if run.initialization == "torch":
-        for layer in model.modules():
-            if isinstance(layer, Linear):
-                layer.reset_parameters()
-    elif run.initialization == "identity":
+    if run.initialization == "identity":
         rays, _ = trainer.pipeline.datamanager.next_train(0)
         initialize_identity(model, rays)
     return trainer
@@ -137,7 +136,11 @@ def _train_steps(run: Run, trainer: Any) -> tuple[float, list[dict[str, float]]]
             for norm in norms:
                 norm.statistics = "renorm" if run.late_statistics == "renorm" else norm.statistics
                 norm.train(run.late_statistics != "frozen")
+        affine = [t for norm in norms for t in (norm.weight, norm.bias)] if run.norm_rate != 1 else []
+        before = [t.detach().clone() for t in affine]
         trainer.train_iteration(step)
+        for now, old in zip(affine, before, strict=True):
+            now.data.add_(now.data - old, alpha=run.norm_rate - 1)
         if run.gamma_decay:
             for norm in norms:
                 norm.weight.data.mul_(1 - optimizer.param_groups[0]["lr"] * run.gamma_decay)

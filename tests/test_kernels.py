@@ -7,31 +7,37 @@ import torch
 
 from crossnorm_ns import functional, kernels
 from crossnorm_ns.functional import ColumnStatistics, normalization
-from crossnorm_ns.kernels import dispatch, extension
+from crossnorm_ns.kernels import extension
 
 VARIANTS = ["released", "paper"]
+FORMULAS = [
+    normalization.Formula(name, variant, relu=relu)
+    for name, variant in [("cn", "released"), ("cn", "paper"), ("bn", "released"), ("gn", "released")]
+    for relu in (False, True)
+]
+RELEASED = FORMULAS[0]
 SHAPES = [(1, 1), (1, 5), (2, 1), (3, 2), (7, 16), (63, 8), (64, 3), (65, 33), (130, 10), (1000, 64)]
 TOLERANCE = {torch.float64: {"rtol": 1e-9, "atol": 1e-11}, torch.float32: {"rtol": 2e-4, "atol": 2e-5}}
 
 
 @pytest.fixture
 def compiled():
-    if kernels.dispatch.cpu_extension() is None:
+    if not extension.load_cpu_kernels():
         pytest.skip("no C++ compiler: the plain formula is all there is")
 
 
 @pytest.fixture
 def plain(monkeypatch):
     """Call it to switch to the plain formula for the rest of the test."""
-    return lambda: monkeypatch.setattr(kernels, "supports", lambda x: False)
+    return lambda: monkeypatch.setenv("CROSSNORM_KERNELS", "plain")
 
 
 @pytest.fixture
 def forget_extension():
     """The next call looks for a compiler again, in this test and after it."""
-    extension.cpu_extension.cache_clear()
+    extension._load_cpu_kernels.cache_clear()
     yield
-    extension.cpu_extension.cache_clear()
+    extension._load_cpu_kernels.cache_clear()
 
 
 def inputs(rows, channels, dtype, seed=0):
@@ -42,10 +48,10 @@ def inputs(rows, channels, dtype, seed=0):
     return [t.to(dtype) for t in (x, weight, bias, upstream, mean, var)]
 
 
-def results(x, weight, bias, upstream, variant, stats):
+def results(x, weight, bias, upstream, formula, stats):
     """Value, first and second gradients."""
     leaves = [t.detach().clone().requires_grad_() for t in (x, weight, bias)]
-    y = functional.cross_norm(*leaves, stats=stats, variant=variant)
+    y = normalization.normalize(formula, *leaves, stats=stats)
     first = torch.autograd.grad(y, leaves, upstream, retain_graph=True)
     spatial = torch.autograd.grad(y, leaves, upstream, create_graph=True)
     second = torch.autograd.grad(sum(g.cos().sum() for g in spatial), leaves[:2])
@@ -53,14 +59,16 @@ def results(x, weight, bias, upstream, variant, stats):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("formula", FORMULAS, ids=str)
 @pytest.mark.parametrize("source", ["batch", "stored"])
-def test_kernel_equals_the_plain_twin_in_value_and_both_gradients(compiled, plain, dtype, variant, source):
+def test_kernel_equals_the_plain_twin_in_value_and_both_gradients(compiled, plain, dtype, formula, source):
     cases = []
     for shape in SHAPES:
+        if formula.name == "bn" and dtype == torch.float32 and shape[0] == 1 and source == "batch":
+            continue  # gradients of zero: differences of terms that are 316 times as large as x
         x, weight, bias, upstream, mean, var = inputs(*shape, dtype)
         stats = ColumnStatistics(37.5, mean, var) if source == "stored" else None
-        case = (x, weight, bias, upstream, variant, stats)
+        case = (x, weight, bias, upstream, formula, stats)
         cases.append((case, results(*case)))
     plain()
     for case, by_kernel in cases:
@@ -84,15 +92,14 @@ def test_kernel_equals_the_plain_twin_without_scale_or_shift(compiled, plain, af
     torch.testing.assert_close(by_kernel, value_and_gradient())
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_gradients_through_renormalised_statistics_equal_the_plain_twin(compiled, plain, variant):
+@pytest.mark.parametrize("formula", FORMULAS, ids=str)
+def test_gradients_through_renormalised_statistics_equal_the_plain_twin(compiled, plain, formula):
     x, weight, bias, upstream, mean, var = inputs(150, 6, torch.float64)
     leaves = [t.requires_grad_() for t in (x, weight, bias)]
     running = ColumnStatistics(90.0, mean, var)
 
     def value_and_gradients():
         batch = functional.column_statistics(x.detach())
-        formula = normalization.Formula("cn", variant)
         y = normalization.normalize(formula, x, weight, bias, stats=running, batch=batch)
         return [y.detach(), *torch.autograd.grad(y, leaves, upstream)]
 
@@ -104,7 +111,7 @@ def test_gradients_through_renormalised_statistics_equal_the_plain_twin(compiled
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_non_contiguous_inputs_give_the_same_result(compiled, variant):
     x, weight, bias, upstream, *_ = inputs(66, 12, torch.float64)
-    expected = results(x, weight, bias, upstream, variant, None)
+    expected = results(x, weight, bias, upstream, normalization.Formula("cn", variant), None)
     strided = torch.cat([x, -x], dim=1)[:, :12]
     transposed = upstream.t().contiguous().t()
     every_other = [torch.stack([t, t], dim=1).flatten()[::2] for t in (weight, bias)]
@@ -130,14 +137,14 @@ def test_a_gradient_that_is_expanded_from_a_scalar_is_read_right(compiled, plain
 def test_several_threads_give_the_same_result(compiled, threads, dtype):
     x, weight, bias, upstream, *_ = inputs(1003, 24, dtype)
     before = torch.get_num_threads()
-    expected = {variant: results(x, weight, bias, upstream, variant, None) for variant in VARIANTS}
+    expected = [results(x, weight, bias, upstream, formula, None) for formula in FORMULAS]
     try:
         torch.set_num_threads(threads)
-        found = {variant: results(x, weight, bias, upstream, variant, None) for variant in VARIANTS}
+        found = [results(x, weight, bias, upstream, formula, None) for formula in FORMULAS]
     finally:
         torch.set_num_threads(before)
-    for variant in VARIANTS:
-        for ours, theirs in zip(found[variant], expected[variant], strict=True):
+    for case, reference in zip(found, expected, strict=True):
+        for ours, theirs in zip(case, reference, strict=True):
             torch.testing.assert_close(ours, theirs, **TOLERANCE[dtype])
 
 
@@ -148,23 +155,89 @@ def test_column_statistics_of_the_kernel_equal_float64(compiled, rows, threads):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
-        mean, var = kernels.column_statistics(x)
+        count, mean, var = kernels.column_statistics(x)
     finally:
         torch.set_num_threads(before)
+    assert count == rows
     exact = x.double()
     torch.testing.assert_close(mean, exact.mean(0).float(), rtol=1e-7, atol=0)
     expected_var = exact.var(0) if rows > 1 else torch.zeros(7)
     torch.testing.assert_close(var, expected_var.float(), rtol=1e-5, atol=1e-9)
 
 
-def test_the_environment_switches_kernels_off(compiled, monkeypatch, forget_extension):
-    x, weight, bias, upstream, *_ = inputs(100, 9, torch.float64)
-    by_kernel = results(x, weight, bias, upstream, "released", None)
-    monkeypatch.setenv("CROSSNORM_KERNELS", "plain")
-    extension.cpu_extension.cache_clear()
-    assert not kernels.supports(x)
-    for ours, theirs in zip(results(x, weight, bias, upstream, "released", None), by_kernel, strict=True):
-        torch.testing.assert_close(ours, theirs)
+@pytest.fixture
+def operator_calls(monkeypatch):
+    """Names of the operators called."""
+    calls = []
+    for name in ("normalize", "normalize_backward"):
+        operator = getattr(kernels, name)
+        monkeypatch.setattr(kernels, name, lambda *args, n=name, f=operator: calls.append(n) or f(*args))
+    return calls
+
+
+def train(**options):
+    x = torch.randn(8, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    y = functional.cross_norm(x, None, None, **options)
+    y.square().sum().backward()
+    return y, x.grad
+
+
+def test_training_runs_the_kernels_forward_and_backward(compiled, monkeypatch, operator_calls):
+    monkeypatch.delenv("CROSSNORM_KERNELS", raising=False)
+    train()
+    assert operator_calls == ["normalize", "normalize_backward"]
+
+
+@pytest.mark.parametrize("switch", ["environment", "argument"])
+def test_environment_and_argument_switch_the_kernels_off(compiled, monkeypatch, operator_calls, switch):
+    expected = train(kernel="compiled")
+    operator_calls.clear()
+    if switch == "environment":
+        monkeypatch.setenv("CROSSNORM_KERNELS", "plain")
+    torch.testing.assert_close(train(kernel="auto" if switch == "environment" else "plain"), expected)
+    assert operator_calls == []
+
+
+def test_insisting_on_a_kernel_that_cannot_be_had_says_why(compiled):
+    with pytest.raises(ValueError, match="no compiled kernel for torch.float32 on meta with 3 channels"):
+        functional.cross_norm(torch.zeros(2, 3, device="meta"), None, None, kernel="compiled")
+
+
+def test_an_unknown_choice_in_the_environment_is_an_error(monkeypatch):
+    monkeypatch.setenv("CROSSNORM_KERNELS", "fast")
+    with pytest.raises(ValueError, match="unknown kernels 'fast': choose one of auto, compiled, plain"):
+        train()
+
+
+@pytest.mark.parametrize("formula", [f for f in FORMULAS if f.relu], ids=str)
+def test_a_fused_relu_hides_no_nan(compiled, formula):
+    x = torch.randn(70, 20)
+    x[5, 3] = float("nan")
+    stats = ColumnStatistics(70.0, torch.zeros(20), torch.ones(20))
+    assert normalization.normalize(formula, x, None, None, stats=stats, kernel="compiled")[5, 3].isnan()
+
+
+def test_padding_of_a_row_never_reaches_another_row(compiled):
+    # rows that do not fill whole vectors are read past their end
+    x = torch.randn(40, 7, dtype=torch.float64)
+    x[11] = float("nan")
+    stats = ColumnStatistics(40.0, torch.zeros(7, dtype=torch.float64), torch.ones(7, dtype=torch.float64))
+    x.requires_grad_()
+    y = functional.cross_norm(x, None, None, stats=stats, kernel="compiled")
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    bad = torch.arange(40) == 11
+    assert y[bad].isnan().all() and y[~bad].isfinite().all() and gradient[~bad].isfinite().all()
+
+
+def test_operators_pass_torch_s_own_checks(compiled):
+    x, weight, bias, upstream, mean, var = inputs(33, 6, torch.float64)
+    rows, options = torch.tensor(33.0, dtype=torch.float64), ("paper", 1e-5, True)
+    for operator, arguments in [
+        (kernels.column_statistics, (x,)),
+        (kernels.normalize, (x.requires_grad_(), weight, bias, rows, mean, var, mean, *options)),
+        (kernels.normalize_backward, (upstream, x.detach(), weight, bias, rows, mean, var, mean, *options)),
+    ]:
+        torch.library.opcheck(operator, arguments)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +251,7 @@ def test_without_a_compiler_one_warning_and_the_plain_formula(
 
     monkeypatch.delenv("CROSSNORM_KERNELS", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # where no library lies
-    monkeypatch.setattr(extension, "_build", fail)
+    monkeypatch.setattr(extension, "_build_and_load", fail)
     x, weight, bias, *_ = inputs(20, 4, torch.float64)
     for _ in range(3):
         y = functional.cross_norm(x, weight, bias)
@@ -215,10 +288,3 @@ def test_backward_needs_the_input_and_nothing_else_of_its_size(plain, variant, p
     assert sum(kept.values()) == 4 * (rows * channels + 2 * channels)
 
 
-def test_the_backward_pass_of_training_runs_the_kernel(compiled, monkeypatch):
-    calls = []
-    backward = dispatch.cross_norm_backward
-    monkeypatch.setattr(kernels, "cross_norm_backward", lambda *args: calls.append(1) or backward(*args))
-    x = torch.randn(8, 4, requires_grad=True)
-    functional.cross_norm(x, None, None).sum().backward()
-    assert calls == [1]

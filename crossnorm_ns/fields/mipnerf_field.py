@@ -21,7 +21,7 @@ from crossnorm_ns.functional.encodings import (
     positional_encoding,
 )
 from crossnorm_ns.networks import MLP, glorot_linear
-from crossnorm_ns.norms import NormChoice
+from crossnorm_ns.norms import NormalizedLinear, NormChoice
 
 DENSITY_BIAS = -1.0
 RGB_PADDING = 0.001
@@ -42,6 +42,8 @@ class MipNeRFField(Field):
         view_degrees: degrees of the positional encoding of the view direction, identity appended.
         norm: before the ReLU of every trunk layer and of the view layer.
         norm_options: those of `make_norm`.
+        normed_weight_scale: factor on the initial weights of the layers that a norm follows. It hardly changes the
+            function, but smaller weights turn faster at the same learning rate.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class MipNeRFField(Field):
         view_degrees: int = 4,
         norm: NormChoice = "none",
         norm_options: dict[str, Any] | None = None,
+        normed_weight_scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.point_degrees, self.view_degrees = point_degrees, view_degrees
@@ -65,6 +68,9 @@ class MipNeRFField(Field):
         self.bottleneck = glorot_linear(self.trunk.out_dim, width)
         self.head = MLP(width + view_dim, (head_width,), norm=norm, norm_options=norm_options)
         self.rgb_layer = glorot_linear(self.head.out_dim, 3)
+        for layer in self.modules():
+            if isinstance(layer, NormalizedLinear):
+                layer.weight.data.mul_(normed_weight_scale)
 
     def get_density(self, ray_samples: RaySamples) -> tuple[Tensor, Tensor]:
         """Density (..., 1), per unit of length in the world, and the trunk's features."""

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from crossnorm_ns import kernels
 from crossnorm_ns.functional.statistics import ColumnStatistics, as_rows, column_statistics, renormalised
+from crossnorm_ns.kernels import KernelChoice
 
 Variant = Literal["released", "paper"]
 NormName = Literal["bn", "ln", "gn", "cn"]
@@ -72,11 +73,12 @@ def _paper_cross_moments(x: Tensor, stats: ColumnStatistics, eps: float) -> tupl
 
 @dataclass(frozen=True)
 class Formula:
-    """Which norm: its name, the variant (of the cross alone) and the epsilon under the root."""
+    """Which norm: its name, the variant (of the cross alone), the epsilon under the root, whether a ReLU follows."""
 
     name: NormName
     variant: Variant = "released"
     eps: float = 1e-5
+    relu: bool = False
 
     def __post_init__(self) -> None:
         if self.name not in ("bn", "ln", "gn", "cn"):
@@ -109,12 +111,23 @@ def _apply(
 ) -> Tensor:
     """The formula itself: the plain twin of every kernel. Shapes (rows, channels) -> (rows, channels)."""
     center, inverse_std = formula.moments(x, stats)
-    return _scale_and_shift((x - center) * inverse_std, weight, bias)
+    return _finish(formula, (x - center) * inverse_std, weight, bias)
 
 
-def _scale_and_shift(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+def _finish(formula: Formula, y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     y = y if weight is None else y * weight
-    return y if bias is None else y + bias
+    y = y if bias is None else y + bias
+    return y.relu() if formula.relu else y
+
+
+def _kernel_arguments(formula: Formula, x: Tensor, stats: ColumnStatistics, batch: ColumnStatistics | None) -> tuple:
+    """What the kernels take after weight and bias."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    rows = torch.as_tensor(stats.rows, dtype=dtype)
+    mean, var = stats.mean.to(dtype), stats.var.to(dtype)
+    batch_mean = None if batch is None else batch.mean.to(dtype)
+    form = formula.variant if formula.name == "cn" else formula.name
+    return rows, mean, var, batch_mean, form, formula.eps, formula.relu
 
 
 class _Normalize(torch.autograd.Function):
@@ -138,15 +151,15 @@ class _Normalize(torch.autograd.Function):
         batch: ColumnStatistics | None,
         coupled: bool,
         process_group: Any,
+        by_kernel: bool,
     ) -> Tensor:
-        if formula.name == "cn" and kernels.supports(x):
-            paper = formula.variant == "paper"
-            return kernels.cross_norm_forward(x, weight, bias, stats.rows, stats.mean, stats.var, paper, formula.eps)
+        if by_kernel:
+            return kernels.normalize(x, weight, bias, *_kernel_arguments(formula, x, stats, batch))
         return _apply(formula, x, weight, bias, stats)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        x, weight, bias, ctx.formula, ctx.stats, ctx.batch, ctx.coupled, ctx.process_group = inputs
+        x, weight, bias, ctx.formula, ctx.stats, ctx.batch, ctx.coupled, ctx.process_group, ctx.by_kernel = inputs
         ctx.save_for_backward(x, weight, bias)
 
     @staticmethod
@@ -154,19 +167,13 @@ class _Normalize(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple:
         (grad_output,) = grad_outputs
         x, weight, bias = ctx.saved_tensors
-        formula: Formula = ctx.formula
-        stats: ColumnStatistics = ctx.stats
-        by_kernel = formula.name == "cn" and ctx.process_group is None and kernels.supports(x)
-        if by_kernel and not torch.is_grad_enabled():
-            batch_mean = None if ctx.batch is None else ctx.batch.mean
-            paper = formula.variant == "paper"
-            dx, dweight, dbias = kernels.cross_norm_backward(
-                grad_output, x, weight, stats.rows, stats.mean, stats.var, batch_mean, paper, formula.eps
-            )
+        if ctx.by_kernel and ctx.process_group is None and not torch.is_grad_enabled():
+            arguments = _kernel_arguments(ctx.formula, x, ctx.stats, ctx.batch)
+            dx, dweight, dbias = kernels.normalize_backward(grad_output, x, weight, bias, *arguments)
             grads = [dx, None if weight is None else dweight, None if bias is None else dbias]
         else:
             grads = _gradients_by_formula(ctx, grad_output, x, weight, bias)
-        return (*grads, None, None, None, None, None)
+        return (*grads, *[None] * 6)
 
 
 # A compiler that traced it would lose the distinction between spatial gradients and others: it breaks its graph here.
@@ -191,6 +198,9 @@ def _gradients_by_formula(
     def start(t: Tensor) -> Tensor:
         return t.view_as(t) if spatial else t.detach().requires_grad_()
 
+    def exact(t: Tensor) -> Tensor:
+        return t.to(torch.promote_types(t.dtype, torch.float32))
+
     # A spatial gradient stops at views of the inputs. Statistics computed from x itself are constants to it, yet remain
     # functions of x in the graph that it builds.
     spatial = torch.is_grad_enabled()
@@ -198,8 +208,8 @@ def _gradients_by_formula(
     own_weight, own_bias = (None if t is None else start(t) for t in (weight, bias))
     source = x if spatial and not ctx.coupled else own_x
     with torch.enable_grad():
-        stats = _statistics_with_gradients(ctx.stats, ctx.batch, source, ctx.process_group)
-        y = _apply(ctx.formula, own_x, own_weight, own_bias, stats)
+        stats = _statistics_with_gradients(ctx.stats, ctx.batch, exact(source), ctx.process_group)
+        y = _apply(ctx.formula, exact(own_x), own_weight, own_bias, stats).to(x.dtype)
     inputs = [own_x, own_weight, own_bias]
     wanted = [t for t in inputs if t is not None and t.requires_grad]
     grads = iter(torch.autograd.grad(y, wanted, grad_output, create_graph=spatial))
@@ -216,6 +226,7 @@ def normalize(
     batch: ColumnStatistics | None = None,
     coupled_gradients: bool = True,
     process_group: Any = None,
+    kernel: KernelChoice = "auto",
 ) -> Float[Tensor, "*batch channels"]:
     """Normalizes x; rows are all leading dimensions. Computes in float32 or better and returns x's own type.
 
@@ -228,11 +239,12 @@ def normalize(
         batch: the statistics of x, where gradients shall flow through them although `stats` gives the values.
         coupled_gradients: keeps the terms between samples in gradients that build a graph (spatial gradients).
         process_group: over which the column statistics are reduced.
+        kernel: "compiled", "plain", or "auto": the environment's `CROSSNORM_KERNELS`, else compiled where possible.
 
     Raises:
-        ValueError: weight, bias or statistics do not fit x in size or device.
+        ValueError: weight, bias or statistics do not fit x in size or device; there is no such kernel.
     """
-    rows = as_rows(x)
+    rows = as_rows(x, kernel)
     given = {"weight": weight, "bias": bias} | ({} if stats is None else {"mean": stats.mean, "var": stats.var})
     for name, values in given.items():
         if values is not None and (values.shape != rows.shape[1:] or values.device != rows.device):
@@ -240,18 +252,23 @@ def normalize(
                 f"{name} has shape {tuple(values.shape)} on {values.device}, but x has {rows.shape[1]} channels "
                 f"on {rows.device}"
             )
-    weight, bias = (None if values is None else values.to(rows.dtype) for values in (weight, bias))
+    dtype = torch.promote_types(rows.dtype, torch.float32)
+    weight, bias = (None if values is None else values.to(dtype) for values in (weight, bias))
     if formula.name == "ln":
-        y = functional.layer_norm(rows, rows.shape[-1:], weight, bias, formula.eps)
+        y = functional.layer_norm(rows.to(dtype), rows.shape[-1:], weight, bias, formula.eps)
+        y = y.relu() if formula.relu else y
     elif rows.shape[0] == 0 and process_group is None:
-        y = _scale_and_shift(rows, weight, bias)  # nothing to normalize, and gradients of zero
+        y = _finish(formula, rows, weight, bias)  # nothing to normalize, and gradients of zero
     else:
+        by_kernel = kernels.chooses_kernel(rows, kernel)
         if stats is None:
-            stats = batch = column_statistics(rows.detach(), process_group)
-        if torch.compiler.is_compiling() and (batch is None or coupled_gradients):
-            y = _apply(formula, rows, weight, bias, _statistics_with_gradients(stats, batch, rows, process_group))
+            stats = batch = column_statistics(rows.detach(), process_group, kernel)
+        if not torch.compiler.is_compiling() or (batch is not None and not coupled_gradients):
+            y = _normalize(rows, weight, bias, formula, stats, batch, coupled_gradients, process_group, by_kernel)
+        elif by_kernel and process_group is None and not torch.compiler.is_exporting():
+            y = kernels.normalize(rows, weight, bias, *_kernel_arguments(formula, rows, stats, batch))
         else:
-            y = _normalize(rows, weight, bias, formula, stats, batch, coupled_gradients, process_group)
+            y = _apply(formula, rows, weight, bias, _statistics_with_gradients(stats, batch, rows, process_group))
     return y.reshape(x.shape).to(x.dtype)
 
 
@@ -298,6 +315,8 @@ def cross_norm(
     stats: ColumnStatistics | None = None,
     variant: Variant = "released",
     eps: float = 1e-5,
+    relu: bool = False,
+    kernel: KernelChoice = "auto",
 ) -> Float[Tensor, "*batch channels"]:
     """Cross normalization: each entry by the statistics of its row and its column (paper, section 4.3).
 
@@ -313,5 +332,8 @@ def cross_norm(
             variance column + row, both unbiased. "paper" is section 4.3: mean and biased variance of the N + C - 1
             values in the row and the column.
         eps: added to the variance.
+        relu: applies a ReLU to the result, in the same pass over memory.
+        kernel: "compiled" (C++ or Triton), "plain" (the formula in PyTorch), or "auto": what `CROSSNORM_KERNELS` in the
+            environment says, else compiled where possible.
     """
-    return normalize(Formula("cn", variant, eps), x, weight, bias, stats=stats)
+    return normalize(Formula("cn", variant, eps, relu), x, weight, bias, stats=stats, kernel=kernel)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crossnorm_ns import kernels
+from crossnorm_ns.kernels import KernelChoice
 
 
 class ColumnStatistics(NamedTuple):
@@ -28,25 +29,35 @@ class ColumnStatistics(NamedTuple):
     var: Float[Tensor, " channels"]
 
 
-def as_rows(x: Float[Tensor, "*batch channels"]) -> Float[Tensor, "rows channels"]:
-    """All leading dimensions as one, in float32 or better: what statistics are computed of."""
+def as_rows(
+    x: Float[Tensor, "*batch channels"], kernel: KernelChoice = "plain"
+) -> Float[Tensor, "rows channels"]:
+    """All leading dimensions as one, in float32 or better: what statistics are computed of.
+
+    Half precision stays where a kernel of the CUDA device reads it, which computes in float32 by itself.
+    """
     rows = x.reshape(-1, x.shape[-1])
-    return rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
+    if rows.element_size() >= 4 or (rows.is_cuda and kernels.chooses_kernel(rows, kernel)):
+        return rows
+    return rows.float()
 
 
-def column_statistics(x: Float[Tensor, "rows channels"], process_group=None) -> ColumnStatistics:
+def column_statistics(
+    x: Float[Tensor, "rows channels"], process_group=None, kernel: KernelChoice = "auto"
+) -> ColumnStatistics:
     """Statistics of each feature over the batch, differentiable (twice) in x.
 
     Args:
         x: features, at least one row. The variance of a single row is 0.
         process_group: reduces over the processes of this group, as if their rows were one batch; every process of
             the group must call, and one without rows contributes nothing.
+        kernel: "compiled", "plain" or "auto"; where x requires gradients it is always the plain formula.
     """
     if process_group is not None:
         return _reduced_column_statistics(x, process_group)
     rows = x.shape[0]
-    if not x.requires_grad and not torch.compiler.is_compiling() and kernels.supports(x):
-        return ColumnStatistics(rows, *kernels.column_statistics(x))
+    if not x.requires_grad and not torch.compiler.is_exporting() and kernels.chooses_kernel(x, kernel):
+        return ColumnStatistics(*kernels.column_statistics(x))
     var, mean = torch.var_mean(x, dim=0, correction=min(1, rows - 1))
     return ColumnStatistics(rows, mean, var)
 

@@ -1,5 +1,6 @@
 """Fast paths of normalization, and the one place that chooses among them."""
 
-from crossnorm_ns.kernels.dispatch import column_statistics, cross_norm_backward, cross_norm_forward, supports
+from crossnorm_ns.kernels.dispatch import KernelChoice, chooses_kernel, supports
+from crossnorm_ns.kernels.operators import column_statistics, normalize, normalize_backward
 
-__all__ = ["column_statistics", "cross_norm_backward", "cross_norm_forward", "supports"]
+__all__ = ["KernelChoice", "chooses_kernel", "column_statistics", "normalize", "normalize_backward", "supports"]

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from crossnorm_ns.norms import NormChoice, insert_norms
+from crossnorm_ns.norms.base import Norm
 
 
 def glorot_linear(in_features: int, out_features: int) -> nn.Linear:
@@ -18,6 +19,11 @@ def glorot_linear(in_features: int, out_features: int) -> nn.Linear:
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def _ends_in_relu(layer: nn.Module) -> bool:
+    norm = getattr(layer, "norm", None)
+    return isinstance(norm, Norm) and norm.formula.relu
 
 
 class MLP(nn.Module):
@@ -50,14 +56,14 @@ class MLP(nn.Module):
             glorot_linear(width, out) for width, out in zip([in_dim, *widths], outputs, strict=False)
         )
         self.out_dim = out_dim if out_dim is not None else widths[-1]
-        insert_norms(self, norm, **(norm_options or {}))
+        insert_norms(self, norm, relu=True, **(norm_options or {}))
 
     def forward(self, x: Float[Tensor, "*batch in_dim"]) -> Float[Tensor, "*batch out_dim"]:
         """Applies the network to each point."""
         inputs = x
         for i, layer in enumerate(self.layers):
             x = layer(x)
-            if i < self.num_hidden_layers:
+            if i < self.num_hidden_layers and not _ends_in_relu(layer):
                 x = self.activation(x)
             if i in self.skips:
                 x = torch.cat([x, inputs], dim=-1)

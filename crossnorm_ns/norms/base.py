@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -83,6 +84,7 @@ class Norm(nn.Module):
         statistics: "batch" normalizes with the batch's statistics in training; "renorm" with the values of the moving
             average and the gradients of the batch's, so that the functions of training and evaluation coincide.
         coupled_gradients: keeps the terms between samples in spatial gradients, for comparison.
+        relu: applies a ReLU to the result, in the same pass over memory.
         device: of the parameters and buffers.
         dtype: of the parameters; statistics are float32 or better.
 
@@ -103,6 +105,7 @@ class Norm(nn.Module):
         momentum: float = 0.1,
         statistics: StatisticsMode = "batch",
         coupled_gradients: bool = False,
+        relu: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -114,7 +117,7 @@ class Norm(nn.Module):
         if statistics not in ("batch", "renorm"):
             raise ValueError(f"unknown statistics {statistics!r}: choose 'batch' or 'renorm'")
         self.num_channels = num_channels
-        self.formula = formula
+        self.formula = replace(formula, relu=relu)
         self.momentum = momentum
         self.statistics: StatisticsMode = statistics
         self.coupled_gradients = coupled_gradients
@@ -143,7 +146,7 @@ class Norm(nn.Module):
             return normalize(self.formula, x, self.weight, self.bias)
         if not self.training or not torch.is_grad_enabled():
             return normalize(self.formula, x, self.weight, self.bias, stats=self._known_statistics())
-        rows, group = as_rows(x), self._process_group()
+        rows, group = as_rows(x, "auto"), self._process_group()
         if rows.shape[0] == 0 and group is None:
             return normalize(self.formula, x, self.weight, self.bias)
         batch = column_statistics(rows.detach(), group)
@@ -227,7 +230,8 @@ class Norm(nn.Module):
 
     def extra_repr(self) -> str:
         variant = f", variant={self.formula.variant!r}" if self.formula.name == "cn" else ""
-        return f"{self.num_channels}{variant}, eps={self.formula.eps}, statistics={self.statistics!r}"
+        relu = ", relu=True" if self.formula.relu else ""
+        return f"{self.num_channels}{variant}, eps={self.formula.eps}, statistics={self.statistics!r}{relu}"
 
 
 def norms_of(module: nn.Module) -> list[Norm]:

@@ -1,0 +1,82 @@
+"""The kernels as operators of torch, which dispatches by device and which `torch.compile` keeps whole.
+
+C++ on the CPU (normalization.cpp registers itself when it is loaded), Triton on CUDA devices.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_LIBRARY = torch.library.Library("crossnorm_ns", "DEF")
+_FORMULA = "Tensor? weight, Tensor? bias, Tensor rows, Tensor mean, Tensor var, Tensor? batch_mean"
+_OPTIONS = "str form, float eps, bool relu"
+_LIBRARY.define("column_statistics(Tensor x) -> (Tensor, Tensor, Tensor)")
+_LIBRARY.define(f"normalize(Tensor x, {_FORMULA}, {_OPTIONS}) -> Tensor")
+_LIBRARY.define(f"normalize_backward(Tensor dy, Tensor x, {_FORMULA}, {_OPTIONS}) -> (Tensor, Tensor, Tensor)")
+
+column_statistics = torch.ops.crossnorm_ns.column_statistics.default
+normalize = torch.ops.crossnorm_ns.normalize.default
+normalize_backward = torch.ops.crossnorm_ns.normalize_backward.default
+
+
+def _of_columns(x: Tensor) -> Tensor:
+    return x.new_empty(x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+@torch.library.register_fake("crossnorm_ns::column_statistics", lib=_LIBRARY)
+def _(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    mean = _of_columns(x)
+    return torch.empty((), dtype=mean.dtype), mean, torch.empty_like(mean)  # the number of rows stays on the CPU
+
+
+@torch.library.register_fake("crossnorm_ns::normalize", lib=_LIBRARY)
+def _(x: Tensor, *_: Any) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@torch.library.register_fake("crossnorm_ns::normalize_backward", lib=_LIBRARY)
+def _(dy: Tensor, x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    dweight = _of_columns(x)
+    return x.new_empty(x.shape), dweight, torch.empty_like(dweight)
+
+
+def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    *tensors, ctx.form, ctx.eps, ctx.relu = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx: Any, dy: Tensor) -> tuple:
+    _, weight, bias, *_ = tensors = ctx.saved_tensors
+    dx, dweight, dbias = normalize_backward(dy, *tensors, ctx.form, ctx.eps, ctx.relu)
+    return dx, None if weight is None else dweight, None if bias is None else dbias, *[None] * 7
+
+
+# For compiled graphs alone, which have no second derivatives.
+torch.library.register_autograd("crossnorm_ns::normalize", _backward, setup_context=_setup_context, lib=_LIBRARY)
+
+
+def _triton() -> Any:
+    from crossnorm_ns.kernels import triton_kernels
+
+    return triton_kernels
+
+
+@torch.library.impl("crossnorm_ns::column_statistics", "CUDA", lib=_LIBRARY)
+def _(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    mean, var = _triton().column_statistics(x)
+    return torch.tensor(float(x.shape[0]), dtype=mean.dtype), mean, var
+
+
+@torch.library.impl("crossnorm_ns::normalize", "CUDA", lib=_LIBRARY)
+def _(x: Tensor, weight: Any, bias: Any, rows: Tensor, mean: Tensor, var: Tensor, _: Any, *options: Any) -> Tensor:
+    return _triton().forward(x, weight, bias, float(rows), mean, var, *options)
+
+
+@torch.library.impl("crossnorm_ns::normalize_backward", "CUDA", lib=_LIBRARY)
+def _(
+    dy: Tensor, x: Tensor, weight: Any, bias: Any, rows: Tensor, *statistics_and_options: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _triton().backward(dy, x, weight, bias, float(rows), *statistics_and_options)
