@@ -1,18 +1,23 @@
 # make demo: trains mip-NeRF with and without Cross Normalization on a built-in scene and shows the result.
-# make test: runs all tests. Both make the environment in .venv on first use and reuse it afterwards.
+# make test: runs all tests.
+# make bench: measures the norms beside batch normalization and fails if one is worse than it must be.
+# All make the environment in .venv on first use and reuse it afterwards.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint clean
+.PHONY: demo test bench lint clean
 
 demo: $(READY)
 	$(BIN)/python -m examples.demo
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.norms --check
 
 lint: $(READY)
 	$(BIN)/ruff check .

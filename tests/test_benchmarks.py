@@ -3,12 +3,13 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from benchmarks.mipnerf import attempts_table, grid_table, seconds_to_reach, seeds_table, step_ratio
-from benchmarks.mipnerf_plans import best_rate, equal_seconds, grid
+from benchmarks.mipnerf_plans import attempts, best_rate, equal_seconds, grid
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,9 +55,18 @@ def test_tables_show_losses_as_losses() -> None:
     text = seeds_table(seeds, equal, {"none": 5e-4, "cn": 5e-4}, 1.5)
     assert "0.00 ± 1.00" in text
     assert "not reached with seed 0" in text
-    tried = result("cn", 5e-4, 19.0)
-    tried["run"] = tried["run"] | {"name": "s-attempt-cn-frozen"}
-    assert "| cn-frozen | 0.0005 | 100 | 19.00 | -0.50 | 1.00 |" in attempts_table([tried], pairs, {"cn": 5e-4})
+
+
+def test_attempts_are_compared_with_the_unchanged_run_and_with_the_plain_network() -> None:
+    tried = [
+        result(run.norm, run.learning_rate, psnr) | {"run": asdict(run)}
+        for run in attempts("s", "d", 100, {"none": 1e-2, "cn": 2e-3})
+        for psnr in [{"none": 20.0, "cn": 21.0}[run.norm] - 1.5 * ("frozen" in run.name) + ("rays" in run.name)]
+    ]
+    table = attempts_table(tried)
+    assert "| published: 0.0005 | unchanged | 100 | 20.00 | 21.00 | +1.00 | +0.00 |" in table
+    assert "| best: 0.002 | frozen late | 100 | 20.00 | 19.50 | -0.50 | -1.50 |" in table
+    assert "| best: 0.002 | 512 rays half the steps | 50 | 21.00 | 22.00 | +1.00 | +1.00 |" in table
 
 
 @pytest.mark.slow

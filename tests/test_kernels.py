@@ -7,7 +7,7 @@ import torch
 
 from crossnorm_ns import functional, kernels
 from crossnorm_ns.functional import ColumnStatistics, normalization
-from crossnorm_ns.kernels import extension
+from crossnorm_ns.kernels import dispatch, extension
 
 VARIANTS = ["released", "paper"]
 FORMULAS = [
@@ -259,6 +259,14 @@ def test_without_a_compiler_one_warning_and_the_plain_formula(
     expected = (x - total / 24) / torch.sqrt(x.var(0) + x.var(1, keepdim=True) + 1e-5) * weight + bias
     torch.testing.assert_close(y, expected)
     (warning,) = [w for w in recwarn if "C++ kernels" in str(w.message)]
+    assert "slower plain formula" in str(warning.message)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine where Triton finds no device")
+def test_where_triton_cannot_run_one_warning_and_the_plain_formula(recwarn):
+    dispatch._triton_works.cache_clear()
+    assert not dispatch.load_cuda_kernels() and not dispatch.load_cuda_kernels()
+    (warning,) = [w for w in recwarn if "Triton kernels" in str(w.message)]
     assert "slower plain formula" in str(warning.message)
 
 

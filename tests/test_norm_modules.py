@@ -249,3 +249,21 @@ def test_make_norm_gives_every_norm_the_common_base():
     for name in ("bn", "ln", "gn", "cn"):
         made = make_norm(name, 4, eps=1e-3)
         assert isinstance(made, Norm) and made.formula.name == name and made.formula.eps == 1e-3
+
+
+@pytest.mark.parametrize("name", ["bn", "ln", "gn", "cn-released", "cn-paper"])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_fused_relu_equals_one_behind_the_norm(name, training):
+    fused, separate = norm(name, 4, relu=True), norm(name, 4)
+    results = []
+    for made, activation in ((fused, torch.nn.Identity()), (separate, torch.nn.ReLU())):
+        made.bias.data.sub_(1)
+        made(torch.randn(30, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
+        x = points(20)[:, [0, 1, 2, 0]].requires_grad_()
+        y = activation(made.train(training)(x))
+        (spatial,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        second = torch.autograd.grad(spatial.square().sum(), [made.weight, x], retain_graph=True)
+        results.append([y, spatial, *second, *torch.autograd.grad(y.cos().sum(), [made.weight, made.bias, x])])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert 0.1 < (results[0][0] == 0).double().mean() < 0.9

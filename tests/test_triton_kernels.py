@@ -9,6 +9,7 @@ import torch
 
 from crossnorm_ns.functional import ColumnStatistics
 from crossnorm_ns.functional.normalization import Formula
+from crossnorm_ns.kernels import operators
 
 pytest.importorskip("triton")
 
@@ -253,3 +254,17 @@ def test_kernels_compile_for_a_gpu(tmp_path, monkeypatch):
         [sys.executable, "-W", "ignore", "-c", COMPILE], capture_output=True, text=True, check=False
     )
     assert process.returncode == 0, process.stderr
+
+
+def test_operators_of_cuda_devices_hand_their_arguments_to_these_kernels():
+    x, weight, bias, upstream, mean, var = inputs(33, 6)
+    count, batch_mean, batch_var = operators.column_statistics_by_triton(x)
+    assert count == 33 and count.device.type == "cpu"
+    expected_statistics = statistics(x)
+    torch.testing.assert_close([batch_mean, batch_var], list(expected_statistics[1:]))
+    arguments = (torch.tensor(40.0), mean, var, batch_mean, "paper", EPS, True)
+    y = operators.normalize_by_triton(x, weight, bias, *arguments)
+    gradients = operators.normalize_backward_by_triton(upstream, x, weight, bias, *arguments)
+    torch.testing.assert_close(y, triton_kernels.forward(x, weight, bias, 40.0, mean, var, "paper", EPS, True))
+    by_hand = triton_kernels.backward(upstream, x, weight, bias, 40.0, mean, var, batch_mean, "paper", EPS, True)
+    torch.testing.assert_close(gradients, by_hand)

@@ -8,6 +8,7 @@ Sources: the paper, section 4 and equations of 4.3 for the cross; github.com/Aio
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -175,6 +176,9 @@ class _Normalize(torch.autograd.Function):
             grads = _gradients_by_formula(ctx, grad_output, x, weight, bias)
         return (*grads, *[None] * 6)
 
+
+# torch binds the arguments to the signature in each call, and would work it out each time.
+_Normalize.forward.__signature__ = inspect.signature(_Normalize.forward)  # type: ignore[attr-defined]
 
 # A compiler that traced it would lose the distinction between spatial gradients and others: it breaks its graph here.
 _normalize: Any = torch.compiler.disable(_Normalize.apply)

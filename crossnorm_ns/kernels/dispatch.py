@@ -7,13 +7,14 @@ insists on them.
 from __future__ import annotations
 
 import functools
-import importlib.util
 import os
+import warnings
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from crossnorm_ns.kernels import operators
 from crossnorm_ns.kernels.extension import load_cpu_kernels
 
 KernelChoice = Literal["auto", "compiled", "plain"]
@@ -23,8 +24,22 @@ _CUDA_DTYPES = (*_CPU_DTYPES, torch.float16, torch.bfloat16)
 
 
 @functools.cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+def _triton_works() -> bool:
+    try:
+        operators.column_statistics(torch.zeros(1, 1, device="cuda"))
+    except Exception as error:  # whatever keeps Triton from compiling, there is another way
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        warnings.warn(
+            f"the Triton kernels of crossnorm-ns cannot run ({reason}): the slower plain formula is used", stacklevel=2
+        )
+        return False
+    return True
+
+
+@torch.compiler.assume_constant_result
+def load_cuda_kernels() -> bool:
+    """Whether Triton works on the CUDA device; tried once, and said once if not."""
+    return _triton_works()
 
 
 def supports(x: Tensor) -> bool:
@@ -32,7 +47,7 @@ def supports(x: Tensor) -> bool:
     if x.device.type == "cpu":
         return x.dtype in _CPU_DTYPES and load_cpu_kernels()
     if x.device.type == "cuda":
-        return x.dtype in _CUDA_DTYPES and x.shape[-1] <= MAX_CUDA_CHANNELS and _has_triton()
+        return x.dtype in _CUDA_DTYPES and x.shape[-1] <= MAX_CUDA_CHANNELS and load_cuda_kernels()
     return False
 
 

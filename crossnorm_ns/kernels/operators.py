@@ -64,19 +64,26 @@ def _triton() -> Any:
     return triton_kernels
 
 
-@torch.library.impl("crossnorm_ns::column_statistics", "CUDA", lib=_LIBRARY)
-def _(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def column_statistics_by_triton(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The operator `column_statistics` for CUDA devices."""
     mean, var = _triton().column_statistics(x)
     return torch.tensor(float(x.shape[0]), dtype=mean.dtype), mean, var
 
 
-@torch.library.impl("crossnorm_ns::normalize", "CUDA", lib=_LIBRARY)
-def _(x: Tensor, weight: Any, bias: Any, rows: Tensor, mean: Tensor, var: Tensor, _: Any, *options: Any) -> Tensor:
+def normalize_by_triton(
+    x: Tensor, weight: Any, bias: Any, rows: Tensor, mean: Tensor, var: Tensor, _: Any, *options: Any
+) -> Tensor:
+    """The operator `normalize` for CUDA devices."""
     return _triton().forward(x, weight, bias, float(rows), mean, var, *options)
 
 
-@torch.library.impl("crossnorm_ns::normalize_backward", "CUDA", lib=_LIBRARY)
-def _(
+def normalize_backward_by_triton(
     dy: Tensor, x: Tensor, weight: Any, bias: Any, rows: Tensor, *statistics_and_options: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """The operator `normalize_backward` for CUDA devices."""
     return _triton().backward(dy, x, weight, bias, float(rows), *statistics_and_options)
+
+
+_LIBRARY.impl("column_statistics", column_statistics_by_triton, "CUDA")
+_LIBRARY.impl("normalize", normalize_by_triton, "CUDA")
+_LIBRARY.impl("normalize_backward", normalize_backward_by_triton, "CUDA")

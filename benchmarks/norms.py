@@ -1,0 +1,483 @@
+"""What Cross Normalization costs beside batch normalization: the tables of docs/PERFORMANCE.md.
+
+    python -m benchmarks.norms            # measures, prints and stores every figure
+    python -m benchmarks.norms --check    # also fails if a figure is worse than it must be
+    python -m benchmarks.norms profile    # where a training step's time goes
+
+Times are medians of paired ratios: both sides run one after the other in one loop, in alternating order, and each pair
+gives a ratio, so that a change of the machine's speed meets both. A figure is measured for a fixed time.
+
+Memory is counted from the allocations and releases that torch's profiler records, in bytes and exactly. What the C++
+kernels hold on their own stack and heap, a few values for each channel and thread, is not among them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+from rich.console import Console
+from torch import Tensor
+from torch.nn import functional
+
+from crossnorm_ns import kernels
+from crossnorm_ns.functional.normalization import Variant, cross_norm, global_norm
+from crossnorm_ns.functional.statistics import column_statistics
+
+Norm = Callable[[Tensor, Tensor, Tensor], Tensor]
+Measurement = tuple[str, str, float]
+"""Figure (a key of BOUNDS), case, measured value."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a figure must reach, and what it should."""
+
+    must: float
+    goal: float
+    per_channel: float = 0.0
+    """Is divided by the number of channels and added to both: the size of row statistics beside x."""
+    at_least: bool = False
+    """Whether more is better."""
+
+
+_TIME, _KEPT, _PEAK, _ERROR = Bound(1.5, 1.2), Bound(1.0, 1.0, 2.0), Bound(1.0, 1.0, 2.0), Bound(1.0, 1.0)
+BOUNDS = {
+    "CN released, forward + backward / batch norm": _TIME,
+    "CN paper, forward + backward / batch norm": _TIME,
+    "GN, forward + backward / batch norm": _TIME,
+    "CN released with ReLU, forward + backward / batch norm and ReLU": _TIME,
+    "CN paper with ReLU, forward + backward / batch norm and ReLU": _TIME,
+    "CN released, stored statistics, forward / batch norm in eval mode": Bound(1.5, 1.1),
+    "CN paper, stored statistics, forward / batch norm in eval mode": Bound(1.5, 1.1),
+    "CN, bytes kept for backward / batch norm": _KEPT,
+    "CN, peak memory of forward in N x C values": _PEAK,
+    "CN, peak memory of backward in N x C values": _PEAK,
+    "CN, times faster than the released formula in eager PyTorch": Bound(8.0, 15.0, at_least=True),
+    "CN released, error of y at mean 0 / batch norm": _ERROR,
+    "CN released, error of dx at mean 0 / batch norm": _ERROR,
+    "CN released, error of y at mean 1e4 / batch norm": _ERROR,
+    "CN released, error of dx at mean 1e4 / batch norm": _ERROR,
+    "CN paper, error of y at mean 0 / batch norm": _ERROR,
+    "CN paper, error of dx at mean 0 / batch norm": _ERROR,
+    "CN paper, error of y at mean 1e4 / batch norm": _ERROR,
+    "CN paper, error of dx at mean 1e4 / batch norm": _ERROR,
+    "training step of mipnerf-cn / mipnerf-ref": Bound(1.3, 1.15),
+    "CN, time per element, largest / smallest": Bound(1.3, 1.0),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A measured figure beside its bounds."""
+
+    figure: str
+    case: str
+    measured: float
+    must: float
+    goal: float
+    at_least: bool
+
+    @property
+    def missed(self) -> bool:
+        """Whether the figure is worse than it must be."""
+        return not (self.measured >= self.must if self.at_least else self.measured <= self.must)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured."""
+
+    shapes: tuple[tuple[int, int], ...] = ((65536, 256), (131072, 128), (262144, 28), (6144, 64))
+    """(rows, channels)."""
+    seconds: float = 1.0
+    """For each figure of the norms alone."""
+    step_seconds: float = 8.0
+    """For each preset's training step."""
+    growth: tuple[int, ...] = tuple(2**i for i in range(12, 21, 2))
+    """Rows, at 64 channels."""
+    tiny_rays: int = 256
+    full_rays: int = 64
+
+
+_QUICK = Plan(((512, 32), (256, 8)), 0.01, 0.01, (2**6, 2**8), tiny_rays=8, full_rays=4)
+_LEAST_PAIRS = 3
+
+
+@dataclass
+class Options:
+    """Measures the norms beside batch normalization, or profiles a training step."""
+
+    what: Annotated[Literal["table", "profile"], tyro.conf.Positional] = "table"
+    """Every figure of the table, or where a training step's time goes."""
+    check: bool = False
+    """Exits with 1 and names the figures that are worse than they must be."""
+    quick: bool = False
+    """Small shapes and few repetitions: to try the benchmark, not the norms. Name another folder for --docs."""
+    docs: Path = Path("docs")
+    """Where results/norms.json and .md (or norms-profile.md) go."""
+    threads: int = os.cpu_count() or 1
+    """Of torch and of the kernels."""
+
+
+def main(options: Options) -> None:
+    """Measures, stores, prints and, on request, judges."""
+    torch.set_num_threads(options.threads)
+    plan = _QUICK if options.quick else Plan()
+    if options.what == "profile":
+        _store(options.docs, "norms-profile", profile_table(plan, steps=2 if options.quick else 20))
+        return
+    rows = [judged(*measurement) for measurement in _measurements(plan)]
+    conditions = _conditions()
+    _store(options.docs, "norms", f"{conditions}.\n\n{tables(rows)}")
+    stored = {"conditions": conditions, "rows": [asdict(row) for row in rows]}
+    (options.docs / "results" / "norms.json").write_text(json.dumps(stored, indent=1) + "\n")
+    if options.check and (found := complaints(rows)):
+        sys.exit("\n".join(found))  # status 1
+
+
+def judged(figure: str, case: str, measured: float) -> Row:
+    """The figure with its bounds; a case "rows x channels" gives the number of channels."""
+    bound = BOUNDS[figure]
+    extra = bound.per_channel / int(case.split("x")[1]) if bound.per_channel else 0.0
+    return Row(figure, case, measured, bound.must + extra, bound.goal + extra, bound.at_least)
+
+
+def complaints(rows: Sequence[Row]) -> list[str]:
+    """A line for each figure that is worse than it must be."""
+    return [
+        f"worse than it must be: {row.figure}, {row.case}: {row.measured:.3g}, not {row.must:.3g}"
+        for row in rows
+        if row.missed
+    ]
+
+
+def _measurements(plan: Plan) -> Iterator[Measurement]:
+    with Console(stderr=True).status("measuring") as status:
+        for rows, channels in plan.shapes:
+            status.update(f"norms at {rows}x{channels}")
+            case = f"{rows}x{channels}"
+            for measure in (_training, _evaluation, _memory, _speed_up, _accuracy):
+                for figure, measured in measure(rows, channels, plan.seconds):
+                    yield figure, case, measured
+        status.update("growth")
+        yield _growth(plan)
+        status.update("training steps")
+        yield from _steps(plan)
+
+
+def _inputs(rows: int, channels: int, mean: float = 0.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x, weight, bias and the gradient of y."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(rows, channels, generator=generator) + mean
+    weight, bias = 0.5 + torch.rand(channels, generator=generator), torch.randn(channels, generator=generator)
+    dy = torch.randn(rows, channels, generator=generator)
+    return x.requires_grad_(), weight.requires_grad_(), bias.requires_grad_(), dy
+
+
+def _batch_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return functional.batch_norm(x, None, None, weight, bias, training=True)
+
+
+def _batch_norm_and_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return functional.relu(_batch_norm(x, weight, bias))
+
+
+def released_cross_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The released formula as it reads, each operation a pass over memory."""
+    rows, channels = x.shape
+    mean = (x.sum(1, keepdim=True) + x.sum(0, keepdim=True) - x) / (rows + channels)
+    var = x.var(0, keepdim=True) + x.var(1, keepdim=True)
+    return (x - mean) / torch.sqrt(var + 1e-5) * weight + bias
+
+
+def _forward_backward(norm: Norm, x: Tensor, weight: Tensor, bias: Tensor, dy: Tensor) -> None:
+    torch.autograd.grad(norm(x, weight, bias), (x, weight, bias), dy)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def paired_ratio(ours: Callable[[], object], theirs: Callable[[], object], seconds: float) -> float:
+    """Median over pairs of our time over theirs, measured for this long and for three pairs at least."""
+    ours()
+    theirs()
+    ratios: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(ratios) < _LEAST_PAIRS or time.perf_counter() < end:
+        if len(ratios) % 2:
+            their_time, our_time = _seconds(theirs), _seconds(ours)
+        else:
+            our_time, their_time = _seconds(ours), _seconds(theirs)
+        ratios.append(our_time / their_time)
+    return statistics.median(ratios)
+
+
+def _training(rows: int, channels: int, seconds: float) -> Iterator[tuple[str, float]]:
+    inputs = _inputs(rows, channels)
+    pairs: dict[str, tuple[Norm, Norm]] = {"GN, forward + backward / batch norm": (global_norm, _batch_norm)}
+    variants: tuple[Variant, ...] = ("released", "paper")
+    for variant in variants:
+        cross, fused = partial(cross_norm, variant=variant), partial(cross_norm, variant=variant, relu=True)
+        pairs[f"CN {variant}, forward + backward / batch norm"] = cross, _batch_norm
+        pairs[f"CN {variant} with ReLU, forward + backward / batch norm and ReLU"] = fused, _batch_norm_and_relu
+    for figure, norms in pairs.items():
+        ours, theirs = (partial(_forward_backward, norm, *inputs) for norm in norms)
+        yield figure, paired_ratio(ours, theirs, seconds)
+
+
+@torch.no_grad()
+def _evaluation(rows: int, channels: int, seconds: float) -> Iterator[tuple[str, float]]:
+    x, weight, bias, _ = _inputs(rows, channels)
+    stats = column_statistics(x.detach())
+    theirs = partial(functional.batch_norm, x, stats.mean, stats.var, weight, bias)
+    variants: tuple[Variant, ...] = ("released", "paper")
+    for variant in variants:
+        ours = partial(cross_norm, x, weight, bias, stats=stats, variant=variant)
+        yield f"CN {variant}, stored statistics, forward / batch norm in eval mode", paired_ratio(ours, theirs, seconds)
+
+
+def _speed_up(rows: int, channels: int, seconds: float) -> Iterator[tuple[str, float]]:
+    inputs = _inputs(rows, channels)
+    released, ours = (partial(_forward_backward, norm, *inputs) for norm in (released_cross_norm, cross_norm))
+    figure = "CN, times faster than the released formula in eager PyTorch"
+    yield figure, paired_ratio(released, ours, seconds)
+
+
+@contextlib.contextmanager
+def _allocations() -> Iterator[list[int]]:
+    """Fills the list, at the end, with all allocations (> 0) and releases (< 0) inside, in bytes and in order."""
+    changes: list[int] = []
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        yield changes
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        events = [event for event in json.loads(path.read_text())["traceEvents"] if event["name"] == "[memory]"]
+    changes += [event["args"]["Bytes"] for event in sorted(events, key=lambda event: event["ts"])]
+
+
+def _peak(changes: Sequence[int]) -> int:
+    level = peak = 0
+    for change in changes:
+        level += change
+        peak = max(peak, level)
+    return peak
+
+
+def memory_of(norm: Norm, rows: int, channels: int) -> tuple[int, int, int]:
+    """Bytes kept for the backward pass, and the peaks of forward and of backward above what was there before.
+
+    Kept are the saved inputs (and the output if it is saved), and all that forward made and left alive but the output.
+    """
+    x, weight, bias, dy = _inputs(rows, channels)
+    saved: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), _allocations() as forward:
+        y = norm(x, weight, bias)
+    with _allocations() as backward:
+        gradients = torch.autograd.grad(y, (x, weight, bias), dy)
+    del gradients
+    kept = sum(saved.get(tensor.data_ptr(), 0) for tensor in (x, weight, bias, y))
+    return kept + sum(forward) - y.nbytes, _peak(forward), _peak(backward)
+
+
+def _memory(rows: int, channels: int, _: float) -> Iterator[tuple[str, float]]:
+    kept, forward, backward = memory_of(cross_norm, rows, channels)
+    yield "CN, bytes kept for backward / batch norm", kept / memory_of(_batch_norm, rows, channels)[0]
+    yield "CN, peak memory of forward in N x C values", forward / (rows * channels * 4)
+    yield "CN, peak memory of backward in N x C values", backward / (rows * channels * 4)
+
+
+def _largest_errors(norm: Norm, inputs: Sequence[Tensor]) -> tuple[float, float]:
+    """Of y and of dx: the largest difference between the norm in float32 and the same norm in float64.
+
+    That the norms in float64 are the formulas is what the tests hold.
+    """
+
+    def results(x: Tensor, weight: Tensor, bias: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+        y = norm(x, weight, bias)
+        return y.detach(), torch.autograd.grad(y, x, dy)[0]
+
+    exact = results(*(tensor.detach().double().requires_grad_() for tensor in inputs))
+    y, dx = (float((a - b).abs().max()) for a, b in zip(results(*inputs), exact, strict=True))
+    return y, dx
+
+
+def _accuracy(rows: int, channels: int, _: float) -> Iterator[tuple[str, float]]:
+    variants: tuple[Variant, ...] = ("released", "paper")
+    for mean in ("0", "1e4"):
+        inputs = _inputs(rows, channels, float(mean))
+        theirs = _largest_errors(_batch_norm, inputs)
+        for variant in variants:
+            ours = _largest_errors(partial(cross_norm, variant=variant), inputs)
+            for name, our_error, their_error in zip(("y", "dx"), ours, theirs, strict=True):
+                yield f"CN {variant}, error of {name} at mean {mean} / batch norm", our_error / their_error
+
+
+def _growth(plan: Plan) -> Measurement:
+    works = {rows: partial(_forward_backward, cross_norm, *_inputs(rows, 64)) for rows in plan.growth}
+    nanoseconds = {}
+    for rows, work in works.items():
+        work()
+        times: list[float] = []
+        end = time.perf_counter() + plan.seconds
+        while len(times) < _LEAST_PAIRS or time.perf_counter() < end:
+            times.append(_seconds(work))
+        nanoseconds[rows] = statistics.median(times) / (rows * 64) * 1e9
+    each = ", ".join(f"{value:.2f} ns at N = {rows}" for rows, value in nanoseconds.items())
+    ratio = max(nanoseconds.values()) / min(nanoseconds.values())
+    return "CN, time per element, largest / smallest", f"C = 64: {each}", ratio
+
+
+def _tiny_configs() -> tuple[Any, Any]:
+    """The tiny preset without a norm and with CN."""
+    from method_configs.mipnerf import tiny_config
+
+    return tiny_config("mipnerf-ref-tiny", "none", 5e-3), tiny_config("mipnerf-cn-tiny", "cn", 5e-3)
+
+
+def _trainer(config: Any, rays: int, scene: Path, folder: Path) -> Any:
+    """nerfstudio's trainer of a method, ready for its first step."""
+    config = copy.deepcopy(config)
+    config.output_dir, config.timestamp, config.vis = folder, "run", "tensorboard"
+    config.machine.device_type = "cpu"
+    config.pipeline.datamanager.data = scene
+    config.pipeline.datamanager.train_num_rays_per_batch = rays
+    with contextlib.redirect_stdout(sys.stderr):
+        trainer = config.setup(local_rank=0, world_size=1)
+        trainer.setup(test_mode="test")
+    trainer.pipeline.train()
+    return trainer
+
+
+@contextlib.contextmanager
+def _example_scene() -> Iterator[tuple[Path, Path]]:
+    """A generated scene of 40x40 pixels, and a folder for trainings on it."""
+    from crossnorm_ns.data import make_scene
+
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+        make_scene.blender(Path(folder) / "scene", resolution=40, train=4, val=0, test=1, supersampling=1)
+        yield Path(folder) / "scene", Path(folder) / "runs"
+
+
+def _steps(plan: Plan) -> Iterator[Measurement]:
+    from method_configs.mipnerf import mipnerf_cn, mipnerf_ref
+
+    presets = {
+        f"tiny: 8 x 64, 24 + 24 samples, {plan.tiny_rays} rays": (_tiny_configs(), plan.tiny_rays),
+        f"full: 8 x 256, 128 + 128 samples, {plan.full_rays} rays of 4096": (
+            (mipnerf_ref.config, mipnerf_cn.config),
+            plan.full_rays,
+        ),
+    }
+    with _example_scene() as (scene, folder):
+        for case, (configs, rays) in presets.items():
+            theirs, ours = (partial(_trainer(config, rays, scene, folder).train_iteration, 1) for config in configs)
+            yield "training step of mipnerf-cn / mipnerf-ref", case, paired_ratio(ours, theirs, plan.step_seconds)
+
+
+def step_profile(trainer: Any, steps: int) -> dict[str, float]:
+    """Milliseconds of a step by operator, each without the operators that it calls."""
+    between = "(Python between operators)"
+    for step in range(3):
+        trainer.train_iteration(step)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        for step in range(3, 3 + steps):
+            with torch.profiler.record_function(between):
+                trainer.train_iteration(step)
+    return {event.key: event.self_cpu_time_total / 1e3 / steps for event in profiler.key_averages()}
+
+
+def profile_table(plan: Plan, steps: int, shown: int = 12) -> str:
+    """Where the time of a step of the tiny preset goes, without a norm and with CN."""
+    with _example_scene() as (scene, folder):
+        plain, cross = (
+            step_profile(_trainer(config, plan.tiny_rays, scene, folder), steps) for config in _tiny_configs()
+        )
+    operators = sorted(plain | cross, key=lambda key: -max(plain.get(key, 0), cross.get(key, 0)))
+    times = [(key, plain.get(key, 0.0), cross.get(key, 0.0)) for key in operators]
+    rest = ("the rest", *(sum(column) for column in zip(*[row[1:] for row in times[shown:]], strict=True)))
+    total = ("sum", sum(plain.values()), sum(cross.values()))
+    cells = [[f"`{key}`", f"{a:.2f}", f"{b:.2f}"] for key, a, b in times[:shown]]
+    cells += [[str(key), f"{float(a):.2f}", f"{float(b):.2f}"] for key, a, b in (rest, total)]
+    heads = ["milliseconds of a step in", "none", "CN"]
+    return f"Mean of {steps} steps of {plan.tiny_rays} rays, tiny preset; {_conditions()}.\n\n{_table(heads, cells)}"
+
+
+def tables(rows: Sequence[Row]) -> str:
+    """One table with a column for each shape, and one for figures that have no shape; what is missed is bold."""
+    groups: dict[str, list[Row]] = {}
+    for figure in BOUNDS:
+        groups[figure] = [row for row in rows if row.figure == figure]
+    cases = [row.case for row in next(iter(groups.values()))]
+    shaped = [group for group in groups.values() if [row.case for row in group] == cases]
+    others = [row for group in groups.values() if group not in shaped for row in group]
+    by_shape = _table(
+        ["figure", *cases, "must", "goal"],
+        [[group[0].figure, *(_measured(row) for row in group), *_bounds(group)] for group in shaped],
+    )
+    by_case = _table(
+        ["figure", "case", "measured", "must", "goal"],
+        [[row.figure, row.case, _measured(row), *_bounds([row])] for row in others],
+    )
+    return f"{by_shape}\n\n{by_case}"
+
+
+def _measured(row: Row) -> str:
+    text = f"{row.measured:.2f}" if row.measured >= 0.1 else f"{row.measured:.1g}"
+    return f"**{text}**" if row.missed else text
+
+
+def _bounds(group: Sequence[Row]) -> list[str]:
+    bound = BOUNDS[group[0].figure]
+    extra = f" + {bound.per_channel:g}/C" if bound.per_channel else ""
+    return [f"{value:g}{extra}" for value in (bound.must, bound.goal)]
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _store(docs: Path, stem: str, text: str) -> None:
+    folder = docs / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{stem}.md").write_text(text + "\n")
+    print(text)
+
+
+def _conditions() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    kernel = "compiled" if kernels.chooses_kernel(torch.zeros(1, 1)) else "plain"
+    return (
+        f"{platform.machine()}, {names[0] if names else platform.processor()}, {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}, {kernel} kernels, float32"
+    )
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
