@@ -18,10 +18,10 @@ class SharedStatistics(MipNeRFModel):
         return "shared"
 
 
-def _without_norm(layer: nn.Module) -> nn.Module:
+def _remove_norm(model: MipNeRFModel, layer: nn.Module) -> None:
     assert isinstance(layer, NormalizedLinear)
     layer.norm = nn.Identity()
-    return layer
+    layer.weight.data.div_(model.config.normed_weight_scale)
 
 
 class FirstLayerPlain(MipNeRFModel):
@@ -30,7 +30,7 @@ class FirstLayerPlain(MipNeRFModel):
     def populate_modules(self) -> None:
         """Takes the first norm out."""
         super().populate_modules()
-        _without_norm(self.field.trunk.layers[0])
+        _remove_norm(self, self.field.trunk.layers[0])
 
 
 class TrunkOnly(MipNeRFModel):
@@ -39,7 +39,7 @@ class TrunkOnly(MipNeRFModel):
     def populate_modules(self) -> None:
         """Takes the head's norm out."""
         super().populate_modules()
-        _without_norm(self.field.head.layers[0])
+        _remove_norm(self, self.field.head.layers[0])
 
 
 class TrunkWithoutFirst(TrunkOnly):
@@ -48,4 +48,4 @@ class TrunkWithoutFirst(TrunkOnly):
     def populate_modules(self) -> None:
         """Takes the first norm out, too."""
         super().populate_modules()
-        _without_norm(self.field.trunk.layers[0])
+        _remove_norm(self, self.field.trunk.layers[0])

@@ -31,6 +31,14 @@ def make_model(**options) -> MipNeRFModel:
     return config.setup(scene_box=SceneBox(torch.tensor([[-1.5] * 3, [1.5] * 3])), num_train_data=1)
 
 
+def test_weights_before_norms_start_at_half_the_glorot_scale_by_default() -> None:
+    torch.manual_seed(0)
+    ours = make_model().field.trunk.layers[3].weight
+    torch.manual_seed(0)
+    glorot = make_model(normed_weight_scale=1.0).field.trunk.layers[3].weight
+    torch.testing.assert_close(ours, 0.5 * glorot)
+
+
 def make_camera(pose: np.ndarray, with_spacing: bool = True, width: int = WIDTH, height: int = HEIGHT) -> Cameras:
     return Cameras(
         camera_to_worlds=torch.from_numpy(pose[None, :3]).float(),

@@ -7,12 +7,15 @@ import pytest
 import torch
 from norm_networks import NORMS, buffers, network, points, train
 
+from crossnorm_ns import kernels
+
 
 @pytest.fixture
 def unchecked_types():
     """Compilers cannot trace the runtime type checks of the tests."""
     before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
+    torch.compiler.reset()
     yield
     jaxtyping.config.update("jaxtyping_disable", before)
 
@@ -48,6 +51,35 @@ def test_a_compiled_spatial_gradient_is_still_that_of_the_own_sample(unchecked_t
 
     expected = normals(points(20))
     torch.testing.assert_close(torch.compile(normals, backend="aot_eager")(points(20)), expected)
+
+
+@pytest.mark.parametrize("name", ["cn-released", "cn-paper"])
+def test_second_derivatives_of_a_compiled_evaluation_are_those_of_eager(name, unchecked_types):
+    model = train(network(name)).eval()
+
+    def second(evaluate):
+        x = points(20).requires_grad_()
+        (normals,) = torch.autograd.grad(evaluate(x).sum(), x, create_graph=True)
+        return torch.autograd.grad(normals.square().sum(), list(model.parameters())[:4])
+
+    torch.testing.assert_close(second(torch.compile(model, backend="eager")), second(model))
+
+
+def test_a_compiled_evaluation_keeps_the_kernel_as_one_operator(unchecked_types):
+    if not kernels.supports(torch.zeros(1, 1)):
+        pytest.skip("no C++ compiler: there is no kernel")
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    model = train(network("cn-released", dtype=torch.float32), dtype=torch.float32).eval()
+    with torch.no_grad():
+        torch.compile(model, backend=backend, fullgraph=True)(points(20, dtype=torch.float32))
+    (graph,) = graphs
+    called = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+    assert sum("crossnorm_ns.normalize" in name for name in called) == 2
 
 
 @pytest.mark.parametrize("name", NORMS)

@@ -314,3 +314,12 @@ def test_weights_and_statistics_of_another_size_or_device_are_refused():
 def test_an_unknown_variant_is_refused():
     with pytest.raises(Exception, match="variant|Literal"):
         functional.cross_norm(torch.zeros(2, 2), None, None, variant="other")
+
+
+def test_statistics_of_half_precision_are_summed_in_float32():
+    rows = torch.full((70_000, 2), 2.0, dtype=torch.float16)
+    rows[::2] = 4.0
+    stats = functional.column_statistics(rows)
+    assert stats.mean.dtype == torch.float32
+    torch.testing.assert_close(stats.mean, torch.full((2,), 3.0))
+    torch.testing.assert_close(stats.var, torch.full((2,), 70_000 / 69_999))

@@ -262,9 +262,9 @@ def test_operators_of_cuda_devices_hand_their_arguments_to_these_kernels():
     assert count == 33 and count.device.type == "cpu"
     expected_statistics = statistics(x)
     torch.testing.assert_close([batch_mean, batch_var], list(expected_statistics[1:]))
-    arguments = (torch.tensor(40.0), mean, var, batch_mean, "paper", EPS, True)
-    y = operators.normalize_by_triton(x, weight, bias, *arguments)
-    gradients = operators.normalize_backward_by_triton(upstream, x, weight, bias, *arguments)
+    columns, options = (torch.tensor(40.0), mean, var), ("paper", EPS, True)
+    y = operators.normalize_by_triton(x, weight, bias, *columns, *options)
+    gradients = operators.normalize_backward_by_triton(upstream, x, weight, bias, *columns, batch_mean, *options)
     torch.testing.assert_close(y, triton_kernels.forward(x, weight, bias, 40.0, mean, var, "paper", EPS, True))
     by_hand = triton_kernels.backward(upstream, x, weight, bias, 40.0, mean, var, batch_mean, "paper", EPS, True)
     torch.testing.assert_close(gradients, by_hand)

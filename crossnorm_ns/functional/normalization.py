@@ -121,14 +121,12 @@ def _finish(formula: Formula, y: Tensor, weight: Tensor | None, bias: Tensor | N
     return y.relu() if formula.relu else y
 
 
-def _kernel_arguments(formula: Formula, x: Tensor, stats: ColumnStatistics, batch: ColumnStatistics | None) -> tuple:
-    """What the kernels take after weight and bias."""
+def _kernel_arguments(formula: Formula, x: Tensor, stats: ColumnStatistics) -> tuple[tuple, tuple]:
+    """Column statistics and options as the kernels take them."""
     dtype = torch.promote_types(x.dtype, torch.float32)
-    rows = torch.as_tensor(stats.rows, dtype=dtype)
-    mean, var = stats.mean.to(dtype), stats.var.to(dtype)
-    batch_mean = None if batch is None else batch.mean.to(dtype)
+    rows = stats.rows if isinstance(stats.rows, Tensor) else torch.tensor(stats.rows, dtype=dtype, device="cpu")
     form = formula.variant if formula.name == "cn" else formula.name
-    return rows, mean, var, batch_mean, form, formula.eps, formula.relu
+    return (rows.to(dtype), stats.mean.to(dtype), stats.var.to(dtype)), (form, formula.eps, formula.relu)
 
 
 class _Normalize(torch.autograd.Function):
@@ -155,7 +153,8 @@ class _Normalize(torch.autograd.Function):
         by_kernel: bool,
     ) -> Tensor:
         if by_kernel:
-            return kernels.normalize(x, weight, bias, *_kernel_arguments(formula, x, stats, batch))
+            columns, options = _kernel_arguments(formula, x, stats)
+            return kernels.normalize(x, weight, bias, *columns, *options)
         return _apply(formula, x, weight, bias, stats)
 
     @staticmethod
@@ -169,8 +168,11 @@ class _Normalize(torch.autograd.Function):
         (grad_output,) = grad_outputs
         x, weight, bias = ctx.saved_tensors
         if ctx.by_kernel and ctx.process_group is None and not torch.is_grad_enabled():
-            arguments = _kernel_arguments(ctx.formula, x, ctx.stats, ctx.batch)
-            dx, dweight, dbias = kernels.normalize_backward(grad_output, x, weight, bias, *arguments)
+            columns, options = _kernel_arguments(ctx.formula, x, ctx.stats)
+            batch_mean = None if ctx.batch is None else ctx.batch.mean.to(columns[1].dtype)
+            dx, dweight, dbias = kernels.normalize_backward(
+                grad_output, x, weight, bias, *columns, batch_mean, *options
+            )
             grads = [dx, None if weight is None else dweight, None if bias is None else dbias]
         else:
             grads = _gradients_by_formula(ctx, grad_output, x, weight, bias)
@@ -269,10 +271,12 @@ def normalize(
             stats = batch = column_statistics(rows.detach(), process_group, kernel)
         if not torch.compiler.is_compiling() or (batch is not None and not coupled_gradients):
             y = _normalize(rows, weight, bias, formula, stats, batch, coupled_gradients, process_group, by_kernel)
-        elif by_kernel and process_group is None and not torch.compiler.is_exporting():
-            y = kernels.normalize(rows, weight, bias, *_kernel_arguments(formula, rows, stats, batch))
+        elif by_kernel and not torch.is_grad_enabled() and not torch.compiler.is_exporting():
+            columns, options = _kernel_arguments(formula, rows, stats)
+            y = kernels.normalize(rows, weight, bias, *columns, *options)
         else:
-            y = _apply(formula, rows, weight, bias, _statistics_with_gradients(stats, batch, rows, process_group))
+            exact = rows.to(dtype)
+            y = _apply(formula, exact, weight, bias, _statistics_with_gradients(stats, batch, exact, process_group))
     return y.reshape(x.shape).to(x.dtype)
 
 

@@ -42,6 +42,10 @@ def as_rows(
     return rows.float()
 
 
+def _exact(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def column_statistics(
     x: Float[Tensor, "rows channels"], process_group=None, kernel: KernelChoice = "auto"
 ) -> ColumnStatistics:
@@ -54,11 +58,11 @@ def column_statistics(
         kernel: "compiled", "plain" or "auto"; where x requires gradients it is always the plain formula.
     """
     if process_group is not None:
-        return _reduced_column_statistics(x, process_group)
+        return _reduced_column_statistics(_exact(x), process_group)
     rows = x.shape[0]
     if not x.requires_grad and not torch.compiler.is_exporting() and kernels.chooses_kernel(x, kernel):
         return ColumnStatistics(*kernels.column_statistics(x))
-    var, mean = torch.var_mean(x, dim=0, correction=min(1, rows - 1))
+    var, mean = torch.var_mean(_exact(x), dim=0, correction=min(1, rows - 1))
     return ColumnStatistics(rows, mean, var)
 
 

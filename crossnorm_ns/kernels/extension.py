@@ -12,6 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import warnings
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import torch
 
 _SOURCE = Path(__file__).parent / "normalization.cpp"
 _NAME = "crossnorm_cpu"
+_LOCK = threading.Lock()
 _OPENMP = "-fopenmp" if sys.platform.startswith("linux") else "-fopenmp-simd"
 _FLAGS = ["-O3", "-march=native", _OPENMP, "-fno-math-errno", "-ffp-contract=fast"]
 if platform.machine().lower() in ("x86_64", "amd64"):
@@ -26,7 +28,7 @@ if platform.machine().lower() in ("x86_64", "amd64"):
 
 
 def _cached_library() -> Path:
-    """Where the library for this source, torch, Python and processor lies: shared homes serve unlike machines."""
+    """Where the library for this source, torch and processor lies: shared homes serve unlike machines."""
     cpuinfo = Path("/proc/cpuinfo")
     processor = cpuinfo.read_text().split("\n\n")[0] if cpuinfo.exists() else ""
     features = sorted(line for line in processor.splitlines() if line.startswith(("flags", "Features", "model name")))
@@ -63,7 +65,8 @@ def _build_and_load(library: Path) -> None:
 @torch.compiler.assume_constant_result
 def load_cpu_kernels() -> bool:
     """Gives the operators of `crossnorm_ns.kernels` their C++ kernels; False where they cannot be built (said once)."""
-    return _load_cpu_kernels()
+    with _LOCK:  # a viewer's thread may come second
+        return _load_cpu_kernels()
 
 
 @functools.cache

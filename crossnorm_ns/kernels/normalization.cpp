@@ -132,8 +132,8 @@ void forward_tile(const Columns<T>& k, int64_t rows, const T* __restrict x, T* _
     }
 }
 
-// Calls work(first, rows, x, dy, out) for each tile of a chunk. Padded rows are read and written past their end, into the
-// next row, which is written later; only the chunk's last row needs room behind it.
+// Calls work(rows, x, dy, out) for each tile of a chunk. Padded rows are read and written past their end, into the
+// next rows, which are written later; only a chunk's last rows need room behind them.
 template <typename T, typename Work>
 void for_tiles(const Columns<T>& k, int64_t begin, int64_t end, const T* x, const T* dy, T* out, const Work& work) {
     const int64_t C = k.channels, safe = C == k.width ? end : std::max(begin, end - whole_packs(k.width) / C);
@@ -196,7 +196,7 @@ void backward_tile(const Columns<T>& k, int64_t rows, const T* __restrict x, con
             const T normalized = centered * inverse;
             T g = relu && normalized * weight[j] + bias[j] <= 0 ? T(0) : dyi[j];
             g = inside ? g : T(0);
-            const T gr = g * weight[j] * inverse;
+            const T gr = inside ? g * weight[j] * inverse : T(0);  // the inverse of what lies there may be infinite
             weights[j] += g * normalized;
             biases[j] += g;
             T d = gr;
@@ -419,7 +419,16 @@ void through_columns(const std::string& form, const Columns<T>& k, const ColumnS
     }
 }
 
+void check_sizes(const Tensor& x, std::initializer_list<std::optional<Tensor>> of_columns) {
+    TORCH_CHECK(x.dim() == 2, "x must have the shape (rows, channels)");
+    for (const auto& tensor : of_columns)
+        TORCH_CHECK(!tensor || (tensor->dim() == 1 && tensor->size(0) == x.size(1) && tensor->device() == x.device() &&
+                                tensor->scalar_type() == x.scalar_type()),
+                    "scale, shift and statistics must have one entry for each channel, in the type of x");
+}
+
 std::tuple<Tensor, Tensor, Tensor> column_statistics(const Tensor& given) {
+    check_sizes(given, {});
     const Tensor x = given.contiguous();
     const int64_t rows = x.size(0), C = x.size(1), chunks = num_chunks(x);
     Tensor count = at::empty({}, x.options()), mean = at::empty({C}, x.options()), var = at::empty({C}, x.options());
@@ -442,8 +451,9 @@ std::tuple<Tensor, Tensor, Tensor> column_statistics(const Tensor& given) {
 }
 
 Tensor normalize(const Tensor& given, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias,
-                 const Tensor& rows, const Tensor& given_mean, const Tensor& given_var, const std::optional<Tensor>&,
-                 const std::string& form, double eps, bool relu) {
+                 const Tensor& rows, const Tensor& given_mean, const Tensor& given_var, const std::string& form,
+                 double eps, bool relu) {
+    check_sizes(given, {weight, bias, given_mean, given_var});
     const Tensor x = given.contiguous(), mean = given_mean.contiguous(), var = given_var.contiguous();
     Tensor y = at::empty_like(x);
     AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "normalize", [&] {
@@ -461,6 +471,8 @@ std::tuple<Tensor, Tensor, Tensor> normalize_backward(
     const Tensor& given_dy, const Tensor& given, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias,
     const Tensor& rows, const Tensor& given_mean, const Tensor& given_var, const std::optional<Tensor>& batch_mean,
     const std::string& form, double eps, bool relu) {
+    check_sizes(given, {weight, bias, given_mean, given_var, batch_mean});
+    TORCH_CHECK(given_dy.sizes() == given.sizes(), "the gradient has another size than x");
     const Tensor x = given.contiguous(), dy = given_dy.contiguous(), mean = given_mean.contiguous(),
                  var = given_var.contiguous();
     Tensor dx = at::empty_like(x), dweight = at::empty_like(mean), dbias = at::empty_like(mean);

@@ -1,6 +1,7 @@
 """The kernels as operators of torch, which dispatches by device and which `torch.compile` keeps whole.
 
-C++ on the CPU (normalization.cpp registers itself when it is loaded), Triton on CUDA devices.
+C++ on the CPU (normalization.cpp registers itself when it is loaded), Triton on CUDA devices. They have no derivatives
+of their own: those are the matter of `crossnorm_ns.functional.normalization`.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import torch
 from torch import Tensor
 
 _LIBRARY = torch.library.Library("crossnorm_ns", "DEF")
-_FORMULA = "Tensor? weight, Tensor? bias, Tensor rows, Tensor mean, Tensor var, Tensor? batch_mean"
+_FORMULA = "Tensor? weight, Tensor? bias, Tensor rows, Tensor mean, Tensor var"
 _OPTIONS = "str form, float eps, bool relu"
 _LIBRARY.define("column_statistics(Tensor x) -> (Tensor, Tensor, Tensor)")
 _LIBRARY.define(f"normalize(Tensor x, {_FORMULA}, {_OPTIONS}) -> Tensor")
-_LIBRARY.define(f"normalize_backward(Tensor dy, Tensor x, {_FORMULA}, {_OPTIONS}) -> (Tensor, Tensor, Tensor)")
+_LIBRARY.define(
+    f"normalize_backward(Tensor dy, Tensor x, {_FORMULA}, Tensor? batch_mean, {_OPTIONS}) -> (Tensor, Tensor, Tensor)"
+)
 
 column_statistics = torch.ops.crossnorm_ns.column_statistics.default
 normalize = torch.ops.crossnorm_ns.normalize.default
@@ -29,7 +32,8 @@ def _of_columns(x: Tensor) -> Tensor:
 @torch.library.register_fake("crossnorm_ns::column_statistics", lib=_LIBRARY)
 def _(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     mean = _of_columns(x)
-    return torch.empty((), dtype=mean.dtype), mean, torch.empty_like(mean)  # the number of rows stays on the CPU
+    rows = torch.empty((), dtype=mean.dtype, device="cpu")  # on a CUDA device, too: reading it never waits
+    return rows, mean, torch.empty_like(mean)
 
 
 @torch.library.register_fake("crossnorm_ns::normalize", lib=_LIBRARY)
@@ -43,21 +47,6 @@ def _(dy: Tensor, x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     return x.new_empty(x.shape), dweight, torch.empty_like(dweight)
 
 
-def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    *tensors, ctx.form, ctx.eps, ctx.relu = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _backward(ctx: Any, dy: Tensor) -> tuple:
-    _, weight, bias, *_ = tensors = ctx.saved_tensors
-    dx, dweight, dbias = normalize_backward(dy, *tensors, ctx.form, ctx.eps, ctx.relu)
-    return dx, None if weight is None else dweight, None if bias is None else dbias, *[None] * 7
-
-
-# For compiled graphs alone, which have no second derivatives.
-torch.library.register_autograd("crossnorm_ns::normalize", _backward, setup_context=_setup_context, lib=_LIBRARY)
-
-
 def _triton() -> Any:
     from crossnorm_ns.kernels import triton_kernels
 
@@ -67,14 +56,14 @@ def _triton() -> Any:
 def column_statistics_by_triton(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The operator `column_statistics` for CUDA devices."""
     mean, var = _triton().column_statistics(x)
-    return torch.tensor(float(x.shape[0]), dtype=mean.dtype), mean, var
+    return torch.tensor(float(x.shape[0]), dtype=mean.dtype, device="cpu"), mean, var
 
 
 def normalize_by_triton(
-    x: Tensor, weight: Any, bias: Any, rows: Tensor, mean: Tensor, var: Tensor, _: Any, *options: Any
+    x: Tensor, weight: Any, bias: Any, rows: Tensor, *statistics_and_options: Any
 ) -> Tensor:
     """The operator `normalize` for CUDA devices."""
-    return _triton().forward(x, weight, bias, float(rows), mean, var, *options)
+    return _triton().forward(x, weight, bias, float(rows), *statistics_and_options)
 
 
 def normalize_backward_by_triton(

@@ -4,7 +4,7 @@ The formulas of the cross are those of normalization.cpp, with its letters; the 
 with a center and a D for each column. The plain twin is crossnorm_ns/functional/normalization.py.
 
 Each program takes one run of consecutive rows, a tile of rows by all channels at a time. Sums over rows are kept for
-each program and added in float64 afterwards, so a result repeats exactly on the same machine.
+each program and added in float64 afterwards, so a result repeats exactly while the autotuned tile stays the same.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ class Norm(nn.Module):
         if statistics not in ("batch", "renorm"):
             raise ValueError(f"unknown statistics {statistics!r}: choose 'batch' or 'renorm'")
         self.num_channels = num_channels
-        self.formula = replace(formula, relu=relu)
+        self.formula = replace(formula, relu=relu or formula.relu)
         self.momentum = momentum
         self.statistics: StatisticsMode = statistics
         self.coupled_gradients = coupled_gradients

@@ -45,7 +45,7 @@ def insert_norms(module: nn.Module, norm: NormChoice = "cn", **options: Any) -> 
     Args:
         module: the network or field.
         norm: bn, ln, gn or cn; "none" changes nothing.
-        options: those of `make_norm`.
+        options: those of `make_norm`; `relu=True` is for a network that then leaves its own ReLUs out.
 
     Returns:
         The same module.
