@@ -7,8 +7,6 @@ Writes everything under outputs/demo; finished parts are not repeated.
 
 from __future__ import annotations
 
-import base64
-import html
 import os
 import warnings
 from collections.abc import Sequence
@@ -18,9 +16,9 @@ from typing import Any
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.training_runs import Run, train_all
+from examples.report import table, write_page
 
 LEARNING_RATES = {"none": 5e-3, "cn": 5e-3}
 """For each side the best of the grid on real lego in docs/RESULTS.md."""
@@ -81,9 +79,18 @@ def main(demo: Demo) -> None:
     trained = train_all(runs, demo.output, demo.jobs)
     sides = [evaluate(training, demo.output) for training in trained]
     draw(sides, demo.output / "report.png")
-    write_html(sides, demo.output / "report.png", demo.output / "report.html")
-    console.print(table(sides))
-    console.print(caption(sides))
+    rows, text = [_cells(side) for side in sides], caption(sides)
+    write_page(
+        demo.output / "report.html",
+        "mip-NeRF with Cross Normalization",
+        text,
+        _HEADS,
+        rows,
+        demo.output / "report.png",
+        "Renders, error maps and PSNR curves",
+    )
+    console.print(table("mip-NeRF on the example scene", _HEADS, rows))
+    console.print(text)
     for side in sides:
         console.print(f"ns-eval --load-config {side.config}", soft_wrap=True, highlight=False)
     console.print(f"Report: {demo.output / 'report.html'}, {demo.output / 'report.png'}")
@@ -122,16 +129,6 @@ def _cells(side: Side) -> tuple[str, ...]:
         f"{side.evaluation.psnr:.2f}",
         f"{side.evaluation.ssim:.4f}",
     )
-
-
-def table(sides: Sequence[Side]) -> Table:
-    """One row for each method."""
-    result = Table(title="mip-NeRF on the example scene")
-    for i, head in enumerate(_HEADS):
-        result.add_column(head, justify="right" if i else "left")
-    for side in sides:
-        result.add_row(*_cells(side))
-    return result
 
 
 def caption(sides: Sequence[Side]) -> str:
@@ -175,24 +172,6 @@ def draw(sides: Sequence[Side], path: Path) -> None:
         axis.grid(alpha=0.3)
         axis.legend(loc="lower right")
     figure.savefig(path)
-
-
-def write_html(sides: Sequence[Side], picture: Path, path: Path) -> None:
-    """The table and the picture in one file that needs nothing beside it."""
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in _HEADS)
-    rows = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in _cells(side)) + "</tr>" for side in sides)
-    image = base64.b64encode(picture.read_bytes()).decode()
-    style = (
-        "body{font:16px/1.5 sans-serif;max-width:1150px;margin:2em auto;padding:0 1em}img{max-width:100%}"
-        "table{border-collapse:collapse}td,th{padding:.3em 1em;border-bottom:1px solid #ccc;text-align:right}"
-        "td:first-child,th:first-child{text-align:left}"
-    )
-    path.write_text(
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>mip-NeRF with Cross Normalization</title>"
-        f"<style>{style}</style><h1>mip-NeRF with Cross Normalization</h1><p>{html.escape(caption(sides))}</p>"
-        f"<table><tr>{head}</tr>{rows}</table><p><img alt='Renders, error maps and PSNR curves' "
-        f"src='data:image/png;base64,{image}'></p></html>\n"
-    )
 
 
 if __name__ == "__main__":
