@@ -27,7 +27,9 @@ class Run(NamedTuple):
     """Training step of the checkpoint, counted from 0."""
 
 
-def load_run(config_path: Path, data: Path | None = None, device: str | None = None) -> Run:
+def load_run(
+    config_path: Path, data: Path | None = None, device: str | None = None, load_images: bool = True
+) -> Run:
     """Loads the latest checkpoint of a run, with the training and the test images.
 
     Args:
@@ -36,6 +38,7 @@ def load_run(config_path: Path, data: Path | None = None, device: str | None = N
         data: Scene folder instead of the one in the file. That one, if relative, is looked for from the folder where
             the run was started (as far as the file's place tells), then from the working directory.
         device: "cpu", "cuda", "cuda:1", ...; none takes a GPU where there is one.
+        load_images: Reads the images; without them the model is not fit for rendering the run's views.
 
     Raises:
         EvaluationError: the file is no run's configuration, its data or checkpoint is missing or unreadable, or
@@ -50,7 +53,7 @@ def load_run(config_path: Path, data: Path | None = None, device: str | None = N
     config.load_dir = config_path.resolve().parent / config.relative_model_dir
     checkpoint_path = _latest_checkpoint(config.load_dir)
     checkpoint = _load_checkpoint(checkpoint_path)
-    pipeline = config.pipeline.setup(device=_choose_device(device), test_mode="test")
+    pipeline = config.pipeline.setup(device=_choose_device(device), test_mode="test" if load_images else "inference")
     try:
         pipeline.load_pipeline(checkpoint["pipeline"], checkpoint["step"])
     except RuntimeError as error:

@@ -1,0 +1,240 @@
+"""Extracts the surface of a trained run as a triangle mesh: python -m eval.extract_mesh --help
+
+`--help` has to be quick, so whatever imports torch is imported after the arguments have been read.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+from eval.errors import EvaluationError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from jaxtyping import Float64, UInt8
+    from trimesh import Trimesh
+
+    from crossnorm_ns.fields.sdf_field import SDFField
+
+Space = Literal["world", "unit"]
+Progress = Callable[[int, int], None]
+
+HALF_SIZE = 1.01
+"""Of the box around the unit sphere, as in NeuS."""
+FILE_TYPES = {".ply": "ply", ".obj": "obj"}
+
+
+@dataclass
+class Arguments:
+    """The zero level set of a surface run (neus-cn, neus-ref, ...), as a mesh for viewers and for eval.dtu_chamfer."""
+
+    load_config: Path
+    """config.yml of a finished run."""
+    output: Path
+    """Mesh to write: .ply (binary) or .obj."""
+    resolution: int = 512
+    """Grid points along each axis of the box, 1.01 times the unit sphere's: memory and time grow with its cube."""
+    space: Space = "world"
+    """world: the coordinates and units of the data's cameras (DTU: millimetres), in which meshes are evaluated.
+    unit: the network's, in which the object lies in the unit sphere."""
+    normals: bool = False
+    """Adds a normal to each vertex: the gradient of the signed distance."""
+    colors: bool = False
+    """Adds a colour to each vertex, as seen along its normal from outside."""
+    data: Path | None = None
+    """Scene folder instead of the one that the run recorded."""
+    device: str | None = None
+    """Where to evaluate the network (cpu, cuda, cuda:1, ...). By default the GPU if there is one."""
+    block_size: int = 65_536
+    """Points evaluated at a time: less takes less memory, for the same mesh."""
+
+
+def main(arguments: Arguments) -> None:
+    """Extracts the mesh, writes it and says where it lies.
+
+    Raises:
+        EvaluationError: the run cannot be loaded, is no surface run or has no surface, or the file cannot be written.
+        DataError: the scene cannot be read.
+        OSError: the file cannot be written.
+    """
+    from rich.console import Console
+
+    from eval.files import write_atomically
+
+    for option, value, least in (("resolution", arguments.resolution, 2), ("block-size", arguments.block_size, 1)):
+        if value < least:
+            raise EvaluationError(f"--{option} is {value}, but must be at least {least}.")
+    file_type = _check_target(arguments.output)
+    with _progress_bar() as progress:
+        mesh = extract_run_mesh(
+            arguments.load_config,
+            arguments.resolution,
+            arguments.space,
+            normals=arguments.normals,
+            colors=arguments.colors,
+            data=arguments.data,
+            device=arguments.device,
+            block_size=arguments.block_size,
+            progress=progress,
+        )
+    contents: Any = mesh.export(file_type=file_type)  # PLY as bytes, OBJ as text
+    write_atomically(arguments.output, contents if isinstance(contents, bytes) else contents.encode())
+    lowest, highest = ("(" + ", ".join(f"{value:.4g}" for value in corner) + ")" for corner in mesh.bounds)
+    Console().print(
+        f"wrote {arguments.output}: {len(mesh.vertices):,} vertices, {len(mesh.faces):,} faces, "
+        f"{arguments.space} space, from {lowest} to {highest}",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )
+
+
+def extract_run_mesh(
+    config_path: Path,
+    resolution: int = 512,
+    space: Space = "world",
+    *,
+    normals: bool = False,
+    colors: bool = False,
+    data: Path | None = None,
+    device: str | None = None,
+    block_size: int = 65_536,
+    progress: Progress | None = None,
+) -> Trimesh:
+    """The zero level set of a run's signed distance, within 1.01 times the box of the unit sphere.
+
+    Args:
+        config_path: The run's config.yml.
+        resolution: Grid points along each axis.
+        space: "world" for the coordinates of the data's cameras, "unit" for the network's.
+        normals: Adds vertex normals.
+        colors: Adds vertex colours.
+        data: Scene folder instead of the one in the file.
+        device: Where to evaluate the network; none takes a GPU where there is one.
+        block_size: Points evaluated at a time.
+        progress: Told the number of grid points done and of all, after each block.
+
+    Raises:
+        EvaluationError: the run cannot be loaded, has no signed distance, or no surface in the box.
+        DataError: the scene cannot be read.
+    """
+    import trimesh
+
+    from crossnorm_ns.fields.sdf_field import SDFField
+    from crossnorm_ns.functional.marching_cubes import extract_surface
+    from eval.runs import load_run
+
+    run = load_run(config_path, data, device, load_images=False)
+    field = getattr(run.pipeline.model, "field", None)
+    if not isinstance(field, SDFField):
+        raise EvaluationError(
+            f"{config_path} is a run of {run.config.method_name}, which has no signed distance and so no surface: "
+            "give a run of neus-cn or neus-ref."
+        )
+    try:
+        vertices, faces = extract_surface(
+            field.signed_distance,
+            ((-HALF_SIZE,) * 3, (HALF_SIZE,) * 3),
+            resolution,
+            block_size=block_size,
+            device=run.pipeline.device,
+            progress=progress,
+        )
+    except ValueError as error:
+        raise EvaluationError(f"{run.checkpoint_path}: {error}.") from error
+    directions, seen = None, None
+    if normals or colors:
+        directions, seen = _appearance(field, vertices, block_size, run.pipeline.device)
+    if space == "world":
+        matrix = _world_from_unit(run.pipeline)
+        vertices = vertices @ matrix[:3, :3].T + matrix[:3, 3]
+        if directions is not None:
+            directions = trimesh.util.unitize(directions @ matrix[:3, :3].T)
+    return trimesh.Trimesh(
+        vertices,
+        faces,
+        vertex_normals=directions if normals else None,
+        vertex_colors=seen if colors else None,
+        process=False,
+    )
+
+
+def _world_from_unit(pipeline: Any) -> Float64[np.ndarray, "4 4"]:
+    """Similarity from the network's coordinates to the data's; nerfstudio records the other direction."""
+    import numpy as np
+
+    outputs = pipeline.datamanager.train_dataparser_outputs
+    unit_from_world = np.eye(4)
+    unit_from_world[:3] = outputs.dataparser_scale * outputs.dataparser_transform.double().numpy()
+    return np.linalg.inv(unit_from_world)
+
+
+def _appearance(
+    field: SDFField, vertices: Float64[np.ndarray, "vertices 3"], block_size: int, device: torch.device
+) -> tuple[Float64[np.ndarray, "vertices 3"], UInt8[np.ndarray, "vertices 3"]]:
+    """Outward unit normals at the vertices, and the colours seen from outside along them."""
+    import numpy as np
+    import torch
+
+    normals, colors = np.empty_like(vertices), np.empty(vertices.shape, dtype=np.uint8)
+    for start in range(0, len(vertices), block_size):
+        block = slice(start, start + block_size)
+        points = torch.from_numpy(vertices[block]).float().to(device)
+        with torch.no_grad():
+            _, gradients, features = field.geometry(points)
+            outward = torch.nn.functional.normalize(gradients, dim=-1)
+            seen = field.colors(points, -outward, gradients, features)
+        normals[block] = outward.cpu().numpy()
+        colors[block] = (255 * seen).round().byte().cpu().numpy()
+    return normals, colors
+
+
+def _check_target(path: Path) -> str:
+    """Finds out before the work, not after it, that the mesh cannot be written; returns trimesh's name of its type."""
+    if path.suffix.lower() not in FILE_TYPES:
+        raise EvaluationError(f"--output {path} must end in {' or '.join(FILE_TYPES)}: that says what to write.")
+    if path.is_dir():
+        raise EvaluationError(f"--output {path} is a folder: give a file name for the mesh.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise EvaluationError(f"--output {path}: no files can be written in {path.parent.absolute()}.")
+    return FILE_TYPES[path.suffix.lower()]
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Progress]:
+    """A bar with percentage and time left on standard error."""
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True)) as bar:
+        task = bar.add_task("Evaluating the signed distance", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def run() -> None:
+    """The command: bad input ends with one line on standard error and exit code 2."""
+    arguments = tyro.cli(Arguments, prog="python -m eval.extract_mesh")
+    # what nerfstudio does to torch is nothing that the user could mend
+    warnings.filterwarnings("ignore", module=r"(nerfstudio|torch)\.")
+    from crossnorm_ns.data.errors import DataError
+
+    try:
+        main(arguments)
+    except (EvaluationError, DataError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+if __name__ == "__main__":
+    run()
