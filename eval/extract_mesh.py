@@ -205,7 +205,10 @@ def _check_target(path: Path) -> str:
         raise EvaluationError(f"--output {path} must end in {' or '.join(FILE_TYPES)}: that says what to write.")
     if path.is_dir():
         raise EvaluationError(f"--output {path} is a folder: give a file name for the mesh.")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EvaluationError(f"--output {path}: its folder cannot be made ({error}).") from error
     if not os.access(path.parent, os.W_OK):
         raise EvaluationError(f"--output {path}: no files can be written in {path.parent.absolute()}.")
     return FILE_TYPES[path.suffix.lower()]
@@ -217,9 +220,18 @@ def _progress_bar() -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import Progress as Bar
 
-    with Bar(console=Console(stderr=True)) as bar:
-        task = bar.add_task("Evaluating the signed distance", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    bar = Bar(console=Console(stderr=True), transient=True)
+
+    def show(done: int, total: int) -> None:
+        if not bar.tasks:
+            bar.add_task("Evaluating the signed distance", total=total)
+            bar.start()
+        bar.update(bar.tasks[0].id, completed=done)
+
+    try:
+        yield show
+    finally:
+        bar.stop()
 
 
 def run() -> None:
