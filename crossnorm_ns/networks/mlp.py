@@ -34,6 +34,8 @@ class MLP(nn.Module):
         hidden: width of each hidden layer.
         out_dim: number of outputs of the last linear layer; None ends at the last hidden activation.
         skips: indices of hidden layers behind which the input is concatenated again.
+        skip_scale: factor on what such a concatenation gives.
+        activation: of the hidden layers; None is ReLU, which the norms then apply themselves.
         norm: before each hidden activation.
         norm_options: those of `make_norm`.
     """
@@ -44,19 +46,22 @@ class MLP(nn.Module):
         hidden: Sequence[int],
         out_dim: int | None = None,
         skips: Sequence[int] = (),
+        skip_scale: float = 1.0,
+        activation: nn.Module | None = None,
         norm: NormChoice = "none",
         norm_options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.in_dim, self.skips, self.num_hidden_layers = in_dim, frozenset(skips), len(hidden)
-        self.activation = nn.ReLU()
+        self.skip_scale = skip_scale
+        self.activation = nn.ReLU() if activation is None else activation
         widths = [width + in_dim * (i in self.skips) for i, width in enumerate(hidden)]
         outputs = [*hidden] if out_dim is None else [*hidden, out_dim]
         self.layers = nn.ModuleList(
             glorot_linear(width, out) for width, out in zip([in_dim, *widths], outputs, strict=False)
         )
         self.out_dim = out_dim if out_dim is not None else widths[-1]
-        insert_norms(self, norm, relu=True, **(norm_options or {}))
+        insert_norms(self, norm, relu=activation is None, **(norm_options or {}))
 
     def forward(self, x: Float[Tensor, "*batch in_dim"]) -> Float[Tensor, "*batch out_dim"]:
         """Applies the network to each point."""
@@ -67,4 +72,5 @@ class MLP(nn.Module):
                 x = self.activation(x)
             if i in self.skips:
                 x = torch.cat([x, inputs], dim=-1)
+                x = x if self.skip_scale == 1 else x * self.skip_scale
         return x
