@@ -1,0 +1,312 @@
+"""Reader of scenes in the layout of IDR and NeuS: `image/*.png`, `mask/*.png` and `cameras_sphere.npz`.
+
+Of view i the camera file holds `world_mat_i`, which projects world points (millimetres in DTU) to pixels whose centres
+are at integers, and `scale_mat_i`, which takes the unit sphere around the object to the world. Views are the pictures
+in the order of their names, as in Totoro97/NeuS (`models/dataset.py`), but values are divided by 255, there by 256.
+"""
+
+import re
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Float
+from numpy.lib.npyio import NpzFile
+from PIL import Image
+
+from crossnorm_ns.data.errors import DataError
+
+CAMERA_FILE = "cameras_sphere.npz"
+SKEW_TOLERANCE = 0.1
+"""Largest shift in pixels that leaving out the skew may cause in a picture: DTU's own stays below 2e-4."""
+SCALE_TOLERANCE = 1e-5
+"""Largest relative difference that rounding explains between scale matrices, or from a uniform scale."""
+EIGHT_BIT_MODES = {"1", "L", "LA", "P", "RGB", "RGBA"}
+
+
+@dataclass(frozen=True, eq=False)
+class DTUScene:
+    """Cameras and files of all views, in the order of their names."""
+
+    folder: Path
+    """The scene's folder."""
+    image_paths: tuple[Path, ...]
+    """Picture of each view."""
+    mask_paths: tuple[Path, ...]
+    """Mask of each view."""
+    projections: Float[np.ndarray, "views 3 4"]
+    """World coordinates to pixels whose centres are at integers, at the read resolution; float64."""
+    intrinsics: Float[np.ndarray, "views 3 3"]
+    """Camera coordinates to pixels whose centres are at integers, at the read resolution, [2, 2] = 1; float64."""
+    camera_to_worlds: Float[np.ndarray, "views 3 4"]
+    """Camera to unit-sphere coordinates, [rotation | centre]; x right, y down, z forward (OpenCV); float64."""
+    scale_mat: Float[np.ndarray, "4 4"]
+    """Unit-sphere coordinates to world coordinates, a uniform scale and a translation; float64."""
+    width: int
+    """Width of the pictures in pixels, after downscaling."""
+    height: int
+    """Height of the pictures in pixels, after downscaling."""
+
+
+def read_scene(folder: Path, downscale_factor: int = 1) -> DTUScene:
+    """Reads the cameras and checks all that training and evaluation will read.
+
+    Pictures are checked by their checksums and sizes; masks are decoded, since an empty one must show.
+
+    Args:
+        folder: Folder with `image`, `mask` and `cameras_sphere.npz`.
+        downscale_factor: How many times smaller pictures and masks become, a divisor of their size.
+
+    Raises:
+        DataError: something is missing, left over, unreadable or inconsistent.
+    """
+    image_paths, mask_paths = _views(folder)
+    size = _common_size((*image_paths, *mask_paths))
+    width, height = _downscaled_size(str(image_paths[0]), size, downscale_factor)
+    for mask_path in mask_paths:
+        if not (load_mask(mask_path, downscale_factor) > 0.5).any():
+            raise DataError(
+                f"{mask_path} is empty: masks are 255 on the object and 0 elsewhere; remove or redo the view."
+            )
+    path = folder / CAMERA_FILE
+    world_mats, scale_mat = _read_cameras(path, len(image_paths))
+    shrink = _shrinking(downscale_factor)
+    cameras = [_decompose(f"{path}: view {view}", mat[:3] @ scale_mat) for view, mat in enumerate(world_mats)]
+    intrinsics = np.stack([shrink @ camera[0] for camera in cameras])
+    _check_skew(path, intrinsics, height)
+    return DTUScene(
+        folder=folder,
+        image_paths=image_paths,
+        mask_paths=mask_paths,
+        projections=shrink @ world_mats[:, :3],
+        intrinsics=intrinsics,
+        camera_to_worlds=np.stack([camera[1] for camera in cameras]),
+        scale_mat=scale_mat,
+        width=width,
+        height=height,
+    )
+
+
+def load_image(path: Path, downscale_factor: int = 1) -> Float[np.ndarray, "height width 3"]:
+    """Loads a picture as float32 RGB in [0, 1], averaged over blocks of downscale_factor^2 pixels; alpha is left out.
+
+    Raises:
+        DataError: the picture is unreadable or has a size that the factor does not divide.
+    """
+    return _load(path, "RGB", downscale_factor)
+
+
+def load_mask(path: Path, downscale_factor: int = 1) -> Float[np.ndarray, "height width"]:
+    """Loads a mask as float32 in [0, 1], averaged over blocks of downscale_factor^2 pixels: above 0.5 is the object.
+
+    Raises:
+        DataError: the mask is unreadable or has a size that the factor does not divide.
+    """
+    return _load(path, "L", downscale_factor)
+
+
+def _load(path: Path, mode: str, downscale_factor: int) -> Float[np.ndarray, "..."]:
+    try:
+        with Image.open(path) as image:
+            _check_mode(path, image.mode)
+            pixels = np.asarray(image.convert(mode), dtype=np.float32) / np.float32(255)
+    except (OSError, SyntaxError) as error:
+        raise _unreadable(path, error) from error
+    height, width = pixels.shape[:2]
+    size = _downscaled_size(str(path), (width, height), downscale_factor)
+    if downscale_factor == 1:
+        return pixels
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+
+
+def _views(folder: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """The pictures and masks of a scene, paired by order."""
+    if not folder.is_dir():
+        raise DataError(
+            f"No scene folder at {folder.absolute()}. Give the folder of one scan in NeuS's layout (dtu_scan24), or "
+            "write an example scene with: python -m crossnorm_ns.data.make_scene dtu FOLDER"
+        )
+    if not (folder / CAMERA_FILE).is_file():
+        scenes = sorted(found.parent.name for found in folder.glob(f"*/{CAMERA_FILE}"))
+        inside = f" Its sub-folder {scenes[0]!r} has one: give {folder / scenes[0]}." if scenes else ""
+        raise DataError(f"No file {folder / CAMERA_FILE}: {folder} is not a scene in NeuS's layout.{inside}")
+    image_paths, mask_paths = _pictures(folder / "image"), _pictures(folder / "mask")
+    numbers, mask_numbers = _numbers(image_paths), _numbers(mask_paths)
+    if numbers is not None and mask_numbers is not None:
+        _check_partners(image_paths, numbers, folder / "mask", mask_numbers)
+        _check_partners(mask_paths, mask_numbers, folder / "image", numbers)
+    elif len(image_paths) != len(mask_paths):
+        raise DataError(
+            f"{folder} has {len(image_paths)} pictures in image but {len(mask_paths)} in mask: "
+            "each picture needs its mask, at the same place in the order of names."
+        )
+    return image_paths, mask_paths
+
+
+def _pictures(folder: Path) -> tuple[Path, ...]:
+    paths = tuple(sorted(path for path in folder.glob("*.png") if not path.name.startswith(".")))
+    if not paths:
+        raise DataError(f"No pictures {folder}/*.png: the scene is incomplete, copy it again.")
+    numbers = _numbers(paths)
+    if numbers is not None and numbers != sorted(numbers):
+        raise DataError(
+            f"{folder}: names are not in the order of their numbers ({paths[1].name} comes before {paths[2].name}), so "
+            "that cameras would be mixed up: pad the numbers with zeros."
+        )
+    return paths
+
+
+def _numbers(paths: Sequence[Path]) -> list[int] | None:
+    """The numbers that all files are named by, or None."""
+    if not all(re.fullmatch(r"[0-9]+", path.stem) for path in paths):
+        return None
+    return [int(path.stem) for path in paths]
+
+
+def _check_partners(paths: Sequence[Path], numbers: list[int], other: Path, other_numbers: list[int]) -> None:
+    for path, number in zip(paths, numbers, strict=True):
+        if number not in other_numbers:
+            raise DataError(f"{path} has no partner of number {number} in {other}: remove it, or copy the scene again.")
+
+
+def _common_size(paths: Sequence[Path]) -> tuple[int, int]:
+    """Width and height in pixels that all pictures and masks have, from headers and checksums."""
+    sizes = [_image_size(path) for path in paths]
+    for path, size in zip(paths, sizes, strict=True):
+        if size != sizes[0]:
+            raise DataError(
+                f"{path} is {size[0]}x{size[1]}, but {paths[0]} is {sizes[0][0]}x{sizes[0][1]}: "
+                "all pictures and masks of a scene must have one size."
+            )
+    return sizes[0]
+
+
+def _image_size(path: Path) -> tuple[int, int]:
+    try:
+        with Image.open(path) as image:
+            size, mode = image.size, image.mode
+            image.verify()
+    except (OSError, SyntaxError) as error:
+        raise _unreadable(path, error) from error
+    _check_mode(path, mode)
+    return size
+
+
+def _check_mode(path: Path, mode: str) -> None:
+    if mode not in EIGHT_BIT_MODES:
+        raise DataError(f"{path} does not have 8 bits per channel (mode {mode}): save it as an 8-bit PNG.")
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path} cannot be read as a picture ({error}): it may be truncated, copy it again.")
+
+
+def _downscaled_size(where: str, size: tuple[int, int], factor: int) -> tuple[int, int]:
+    if factor < 1 or size[0] % factor or size[1] % factor:
+        raise DataError(
+            f"{where} is {size[0]}x{size[1]}, which downscale_factor {factor} does not divide: "
+            "choose a factor that divides width and height (1 keeps the size)."
+        )
+    return size[0] // factor, size[1] // factor
+
+
+def _shrinking(factor: int) -> Float[np.ndarray, "3 3"]:
+    """Pixel coordinates of the full picture to those of the block averages, centres at integers in both."""
+    offset = 0.5 / factor - 0.5
+    return np.array([[1 / factor, 0, offset], [0, 1 / factor, offset], [0, 0, 1]])
+
+
+def _read_cameras(path: Path, num_views: int) -> tuple[Float[np.ndarray, "views 4 4"], Float[np.ndarray, "4 4"]]:
+    """The world matrices of all views, and the scale matrix that they share."""
+    arrays = _read_arrays(path)
+    for name in ("world_mat", "scale_mat"):
+        found = {int(match[1]) for key in arrays if (match := re.fullmatch(rf"{name}_([0-9]+)", key))}
+        if missing := sorted(set(range(num_views)) - found):
+            raise DataError(
+                f"{path}: no {name}_{missing[0]}, but there are {num_views} pictures, which views 0 to {num_views - 1} "
+                "belong to: remove the picture without camera, or copy the camera file again."
+            )
+        if extra := sorted(found - set(range(num_views))):
+            raise DataError(
+                f"{path}: {name}_{extra[0]} has no picture, there are only {num_views}: "
+                "add the missing picture and mask, or remove the camera."
+            )
+    world_mats = np.stack([_matrix(path, arrays, f"world_mat_{view}") for view in range(num_views)])
+    scale_mats = [_matrix(path, arrays, f"scale_mat_{view}") for view in range(num_views)]
+    scale_mat = scale_mats[0]
+    scale = scale_mat[0, 0]
+    similarity = np.eye(4)
+    similarity[:3] = np.column_stack([scale * np.eye(3), scale_mat[:3, 3]])
+    if scale <= 0 or np.abs(scale_mat - similarity).max() > SCALE_TOLERANCE * scale:
+        raise DataError(
+            f"{path}: scale_mat_0 is not a uniform positive scale and a translation: "
+            "meshes of it could not be taken to the world; normalise the cameras again."
+        )
+    for view, other in enumerate(scale_mats):
+        if np.abs(other - scale_mat).max() > SCALE_TOLERANCE * np.abs(scale_mat).max():
+            raise DataError(
+                f"{path}: scale_mat_{view} differs from scale_mat_0: "
+                "all views must share one unit sphere, normalise the cameras together."
+            )
+    return world_mats, similarity
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, NpzFile):
+            raise ValueError("it holds a single array")
+        with archive as arrays:
+            return {key: arrays[key] for key in arrays.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"{path} cannot be read as an npz file of plain arrays ({error}): copy it again, or save the matrices "
+            "as float arrays."
+        ) from error
+
+
+def _matrix(path: Path, arrays: dict[str, np.ndarray], key: str) -> Float[np.ndarray, "4 4"]:
+    matrix = arrays[key]
+    if matrix.shape != (4, 4) or matrix.dtype.kind not in "fiu":
+        raise DataError(
+            f"{path}: {key} has shape {matrix.shape} and type {matrix.dtype}, but must be 4x4 real numbers."
+        )
+    matrix = matrix.astype(np.float64)
+    if not np.isfinite(matrix).all():
+        raise DataError(f"{path}: {key} holds NaN or infinity: export the cameras again, or remove the view.")
+    if np.linalg.matrix_rank(matrix[:3, :3]) < 3:
+        raise DataError(f"{path}: {key} is singular: export the cameras again, or remove the view.")
+    return matrix
+
+
+def _decompose(
+    where: str, projection: Float[np.ndarray, "3 4"]
+) -> tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "3 4"]]:
+    """Intrinsics and camera-to-world of a projection of unit-sphere coordinates, both with OpenCV's axes."""
+    if np.linalg.det(projection[:, :3]) < 0:
+        raise DataError(f"{where}: the camera is mirrored (negative determinant): export the cameras again.")
+    intrinsics, rotation, centre = cv2.decomposeProjectionMatrix(projection)[:3]
+    camera_to_world = np.column_stack([rotation.T, centre[:3, 0] / centre[3, 0]])
+    if -camera_to_world[:, 2] @ camera_to_world[:, 3] < -1:
+        raise DataError(
+            f"{where}: the camera looks away from the unit sphere around the object: "
+            "is world_mat inverted, or scale_mat of another scene?"
+        )
+    return intrinsics / intrinsics[2, 2], camera_to_world
+
+
+def _check_skew(path: Path, intrinsics: Float[np.ndarray, "views 3 3"], height: int) -> None:
+    """Cameras of nerfstudio have no skew."""
+    rows = np.array([-0.5, height - 0.5])
+    shifts = intrinsics[:, 0, 1, None] * (rows - intrinsics[:, 1, 2, None]) / intrinsics[:, 1, 1, None]
+    largest = np.abs(shifts).max(axis=1)
+    view = int(largest.argmax())
+    if largest[view] > SKEW_TOLERANCE:
+        raise DataError(
+            f"{path}: view {view} has skew, which shifts pixels by up to {largest[view]:.2g} and which nerfstudio's "
+            "cameras cannot have: rectify the pictures, or export cameras without skew."
+        )
