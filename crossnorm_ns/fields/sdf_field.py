@@ -179,7 +179,8 @@ class SDFField(nn.Module):
         along_radii = directions * 2 * radius * torch.linspace(0, 1, 4096)[:, None]
         last = self.sdf_network.layers[-1]
         assert isinstance(last, nn.Linear)
-        (gradients,) = torch.autograd.grad(self.signed_distance(in_ball).sum(), in_ball)
+        with torch.enable_grad():
+            (gradients,) = torch.autograd.grad(self.signed_distance(in_ball).sum(), in_ball)
         with torch.no_grad():
             last.weight[0] /= gradients.norm(dim=-1).mean()
             last.bias[0] -= self.signed_distance(along_radii).median()

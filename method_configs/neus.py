@@ -1,0 +1,101 @@
+"""The NeuS methods: with Cross Normalization, the plain reference, and a tiny preset for laptops.
+
+Registered with nerfstudio in pyproject.toml; loaded by every ns-* command, so nothing heavy or optional is imported.
+"""
+
+from __future__ import annotations
+
+from nerfstudio.configs.base_config import ViewerConfig
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
+from nerfstudio.engine.optimizers import AdamOptimizerConfig
+from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
+from nerfstudio.plugins.types import MethodSpecification
+
+from crossnorm_ns.data.dtu_dataparser import DTUCNDataParserConfig
+from crossnorm_ns.data.dtu_dataset import DTUDataset
+from crossnorm_ns.data.single_image_sampler import SingleImagePixelSamplerConfig
+from crossnorm_ns.engine.schedulers import WarmupCosineSchedulerConfig
+from crossnorm_ns.engine.trainer import CrossNormTrainerConfig
+from crossnorm_ns.fields.sdf_field import SDFFieldConfig
+from crossnorm_ns.models.neus import NeuSModelConfig
+from crossnorm_ns.norms import NormChoice
+
+
+def _config(
+    method_name: str,
+    model: NeuSModelConfig,
+    scheduler: WarmupCosineSchedulerConfig,
+    learning_rate: float,
+    rays: int,
+    steps: int,
+) -> CrossNormTrainerConfig:
+    return CrossNormTrainerConfig(
+        method_name=method_name,
+        max_num_iterations=steps,
+        steps_per_save=max(steps // 30, 500),
+        steps_per_eval_batch=500,
+        steps_per_eval_image=max(steps // 120, 500),
+        steps_per_eval_all_images=steps,
+        calibration_batches=20,
+        mixed_precision=False,
+        pipeline=VanillaPipelineConfig(
+            datamanager=VanillaDataManagerConfig(
+                _target=VanillaDataManager[DTUDataset],
+                dataparser=DTUCNDataParserConfig(),
+                train_num_rays_per_batch=rays,
+                eval_num_rays_per_batch=rays,
+                pixel_sampler=SingleImagePixelSamplerConfig(),
+            ),
+            model=model,
+        ),
+        optimizers={"fields": {"optimizer": AdamOptimizerConfig(lr=learning_rate), "scheduler": scheduler}},
+        viewer=ViewerConfig(num_rays_per_chunk=512, websocket_host="127.0.0.1"),
+        vis="tensorboard",
+    )
+
+
+def tiny_config(
+    method_name: str,
+    sdf_norm: NormChoice,
+    color_norm: NormChoice,
+    learning_rate: float = 5e-3,
+    steps: int = 1500,
+) -> CrossNormTrainerConfig:
+    """NeuS that learns pictures of about 100x100 on two CPU cores in minutes.
+
+    Networks of 4 x 64 and 2 x 64, 24 + 24 samples, 256 rays a step.
+    """
+    model = NeuSModelConfig(
+        sdf_norm=sdf_norm,
+        color_norm=color_norm,
+        sdf_field=SDFFieldConfig(
+            sdf_depth=4, sdf_width=64, sdf_skip=None, num_features=64, color_depth=2, color_width=64
+        ),
+        num_samples=24,
+        num_importance=24,
+    )
+    scheduler = WarmupCosineSchedulerConfig(warmup_steps=50)
+    return _config(method_name, model, scheduler, learning_rate, rays=256, steps=steps)
+
+
+neus_cn = MethodSpecification(
+    config=_config("neus-cn", NeuSModelConfig(), WarmupCosineSchedulerConfig(), 5e-4, rays=512, steps=300_000),
+    description="NeuS as published, with masks, and Cross Normalization in both of its networks.",
+)
+
+neus_ref = MethodSpecification(
+    config=_config(
+        "neus-ref",
+        NeuSModelConfig(sdf_norm="none", color_norm="none"),
+        WarmupCosineSchedulerConfig(),
+        5e-4,
+        rays=512,
+        steps=300_000,
+    ),
+    description="NeuS as published (Totoro97/NeuS, wmask.conf), without norms: the reference for neus-cn.",
+)
+
+neus_cn_tiny = MethodSpecification(
+    config=tiny_config("neus-cn-tiny", "cn", "cn"),
+    description="neus-cn made small: learns pictures of about 100x100 on two CPU cores in minutes.",
+)
