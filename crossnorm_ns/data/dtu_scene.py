@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -151,12 +152,13 @@ def _pictures(folder: Path) -> tuple[Path, ...]:
     paths = tuple(sorted(path for path in folder.glob("*.png") if not path.name.startswith(".")))
     if not paths:
         raise DataError(f"No pictures {folder}/*.png: the scene is incomplete, copy it again.")
-    numbers = _numbers(paths)
-    if numbers is not None and numbers != sorted(numbers):
-        raise DataError(
-            f"{folder}: names are not in the order of their numbers ({paths[1].name} comes before {paths[2].name}), so "
-            "that cameras would be mixed up: pad the numbers with zeros."
-        )
+    numbers = _numbers(paths) or []
+    for place, (number, following) in enumerate(pairwise(numbers)):
+        if number > following:
+            raise DataError(
+                f"{folder}: {paths[place].name} comes before {paths[place + 1].name} in the order of names, in "
+                "which views are, so that cameras would be mixed up: pad the numbers with zeros."
+            )
     return paths
 
 
