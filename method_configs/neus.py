@@ -56,18 +56,19 @@ def _config(
 
 def tiny_config(
     method_name: str,
-    sdf_norm: NormChoice,
-    color_norm: NormChoice,
+    norm: NormChoice,
     learning_rate: float = 5e-3,
     steps: int = 1500,
+    color_norm: NormChoice | None = None,
 ) -> CrossNormTrainerConfig:
     """NeuS that learns pictures of about 100x100 on two CPU cores in minutes.
 
-    Networks of 4 x 64 and 2 x 64, 24 + 24 samples, 256 rays a step.
+    Networks of 4 x 64 and 2 x 64, 24 + 24 samples, 256 rays a step. The colour's network has the other's norm unless
+    it is given its own.
     """
     model = NeuSModelConfig(
-        sdf_norm=sdf_norm,
-        color_norm=color_norm,
+        sdf_norm=norm,
+        color_norm=norm if color_norm is None else color_norm,
         sdf_field=SDFFieldConfig(
             sdf_depth=4, sdf_width=64, sdf_skip=None, num_features=64, color_depth=2, color_width=64
         ),
@@ -96,6 +97,6 @@ neus_ref = MethodSpecification(
 )
 
 neus_cn_tiny = MethodSpecification(
-    config=tiny_config("neus-cn-tiny", "cn", "cn"),
+    config=tiny_config("neus-cn-tiny", "cn"),
     description="neus-cn made small: learns pictures of about 100x100 on two CPU cores in minutes.",
 )
