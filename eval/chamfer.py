@@ -66,6 +66,16 @@ class Measured(NamedTuple):
         """The distances that enter mean and median."""
         return self.distances[self.distances < MAX_DISTANCE]
 
+    @property
+    def mean(self) -> float:
+        """Of the distances that count."""
+        return float(self.counted.mean())
+
+    @property
+    def median(self) -> float:
+        """Of the distances that count."""
+        return float(np.median(self.counted))
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -81,12 +91,12 @@ class Comparison:
     @property
     def accuracy(self) -> float:
         """Mean distance from the surface to the reference (d2s)."""
-        return float(self.data.counted.mean())
+        return self.data.mean
 
     @property
     def completeness(self) -> float:
         """Mean distance from the reference to the surface (s2d)."""
-        return float(self.reference.counted.mean())
+        return self.reference.mean
 
     @property
     def overall(self) -> float:
@@ -94,19 +104,9 @@ class Comparison:
         return (self.accuracy + self.completeness) / 2
 
     @property
-    def accuracy_median(self) -> float:
-        """Median of the distances whose mean is the accuracy."""
-        return float(np.median(self.data.counted))
-
-    @property
-    def completeness_median(self) -> float:
-        """Median of the distances whose mean is the completeness."""
-        return float(np.median(self.reference.counted))
-
-    @property
     def overall_median(self) -> float:
-        """Half the sum of both medians."""
-        return (self.accuracy_median + self.completeness_median) / 2
+        """Half the sum of both sides' medians."""
+        return (self.data.median + self.reference.median) / 2
 
 
 def compare(
@@ -170,12 +170,12 @@ def compare(
 
 
 def check_world_space(points: Points, reference: Reference) -> None:
-    """Refuses a surface that lies in the unit sphere while the reference is tens of millimetres large.
+    """Refuses a surface that lies in the unit sphere while the reference reaches more than 10 mm from the origin.
 
     Raises:
         EvaluationError: it does.
     """
-    if np.abs(points).max() < 2 and np.ptp(reference.points, axis=0).max() > 20:
+    if np.abs(points).max() < 2 and np.abs(reference.points).max() > 10:
         raise EvaluationError(
             f"the surface lies in {_extent(points)}, in the unit sphere's coordinates, but the scan in "
             f"{_extent(reference.points)} mm: did you forget the world transform, "

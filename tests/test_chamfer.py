@@ -190,8 +190,8 @@ def test_distances_from_20_mm_on_do_not_count() -> None:
 def test_overall_is_half_the_sum_and_medians_are_of_the_same_distances() -> None:
     points = np.array([[5.0, 5, 5], [5, 5, 6], [5, 5, 9]])
     found = compare(points, reference([[5.0, 5, 5]]))
-    assert (found.accuracy, found.accuracy_median) == (pytest.approx(5 / 3), pytest.approx(1))
-    assert (found.completeness, found.completeness_median) == (0, 0)
+    assert (found.accuracy, found.data.median) == (pytest.approx(5 / 3), pytest.approx(1))
+    assert (found.completeness, found.reference.median) == (0, 0)
     assert (found.overall, found.overall_median) == (pytest.approx(5 / 6), pytest.approx(0.5))
 
 
@@ -217,8 +217,10 @@ def test_all_rules_together_agree_with_loops_over_points(seed: int) -> None:
     vertices, faces, scan = random_case(seed)
     expected = chamfer_reference.chamfer(vertices, faces, scan, seed)
     found = compare(sample_triangles(vertices, faces), scan, seed)
-    for key in ("accuracy", "completeness", "accuracy_median", "completeness_median"):
-        assert getattr(found, key) == pytest.approx(expected[key], rel=1e-12), key
+    assert found.accuracy == pytest.approx(expected["accuracy"], rel=1e-12)
+    assert found.completeness == pytest.approx(expected["completeness"], rel=1e-12)
+    assert found.data.median == pytest.approx(expected["accuracy_median"], rel=1e-12)
+    assert found.reference.median == pytest.approx(expected["completeness_median"], rel=1e-12)
     for key in ("sampled", "thinned", "inbound", "observed", "reference_above_plane"):
         assert found.num_points[key] == expected[key], key
     assert expected["inbound"] < expected["thinned"] < expected["sampled"], "every rule is at work"
