@@ -1,4 +1,7 @@
-"""Writes example scenes: `python -m crossnorm_ns.data.make_scene blender OUT --resolution 100 --train 60 --test 10`."""
+"""Writes example scenes: `python -m crossnorm_ns.data.make_scene blender OUT --resolution 100 --train 60 --test 10`.
+
+With `dtu` instead of `blender` a scan with masks, in the layout of IDR and NeuS, and the reference of its surface.
+"""
 
 import json
 import math
@@ -17,13 +20,17 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from crossnorm_ns.data.blender_scene import transforms_path
+from crossnorm_ns.data.dtu_scene import CAMERA_FILE
 from crossnorm_ns.data.errors import DataError
+from crossnorm_ns.data.example_object import render as render_object
 from crossnorm_ns.data.example_scene import render
 
 CAMERA_ANGLE_X = 0.6911112070083618
 """Horizontal field of view in radians, as in nerf_synthetic."""
 CAMERA_DISTANCE = 4.0
-"""From the origin, in world units."""
+"""Of Blender cameras from the origin, in world units."""
+SCALE_MAT = np.array([[100.0, 0, 0, -40], [0, 100, 0, 25], [0, 0, 100, 620], [0, 0, 0, 1]])
+"""Of scans: unit-sphere coordinates to world millimetres."""
 
 
 def blender(
@@ -53,20 +60,11 @@ def blender(
     Raises:
         DataError: the folder is not empty, or a number is too small.
     """
-    for name, value, least in (
-        ("resolution", resolution, 1),
-        ("train", train, 1),
-        ("val", val, 0),
-        ("test", test, 1),
-        ("seed", seed, 0),
-        ("supersampling", supersampling, 1),
-    ):
-        if value < least:
-            raise DataError(f"--{name} is {value}, but must be at least {least}.")
+    _check_numbers(1, resolution=resolution, train=train, test=test, supersampling=supersampling)
+    _check_numbers(0, val=val, seed=seed)
     rng = np.random.default_rng(seed)
     cameras = {"train": _hemisphere(rng, train), "val": _hemisphere(rng, val), "test": _circle(test)}
-    columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn(compact=True))
-    with complete_folder(out) as folder, Progress(*columns, console=Console(stderr=True)) as progress:
+    with complete_folder(out) as folder, _progress() as progress:
         task = progress.add_task("Rendering", total=train + val + test)
         for split, poses in cameras.items():
             if not poses:
@@ -80,6 +78,58 @@ def blender(
             transforms = {"camera_angle_x": CAMERA_ANGLE_X, "frames": frames}
             transforms_path(folder, split).write_text(json.dumps(transforms, indent=2) + "\n", encoding="utf-8")
     print(f"Wrote {out}: {train} train, {val} val, {test} test views of {resolution}x{resolution} pixels.")
+
+
+def dtu(
+    out: tyro.conf.Positional[Path],
+    *,
+    resolution: int = 128,
+    views: int = 40,
+    scan: int = 0,
+    seed: int = 0,
+    supersampling: int = 2,
+) -> None:
+    """Writes a scan in the layout of IDR and NeuS: pictures and masks of a procedural object, and its cameras.
+
+    The object's surface lies beside them as DTU's reference does, so that the same folder is the `--dataset-dir` of
+    `python -m eval.dtu_chamfer`. The cameras surround the object at elevations from 5 to 75 degrees, in random order.
+    World coordinates are millimetres, 620 from the origin; the unit sphere has a radius of 100 in them. The same
+    arguments give the same scan.
+
+    Args:
+        out: Folder to write; it must be empty or not exist.
+        resolution: Width and height of the pictures in pixels.
+        views: Number of views.
+        scan: Number in the names of the reference's files; DTU's own begin with 1.
+        seed: Of the cameras and of the reference's points.
+        supersampling: Rays per pixel along each axis.
+
+    Raises:
+        DataError: the folder is not empty, or a number is too small.
+    """
+    from crossnorm_ns.data.example_reference import write_reference
+
+    _check_numbers(1, resolution=resolution, views=views, supersampling=supersampling)
+    _check_numbers(0, scan=scan, seed=seed)
+    with complete_folder(out) as folder, _progress() as progress:
+        task = progress.add_task("Rendering", total=views)
+        (folder / "image").mkdir()
+        (folder / "mask").mkdir()
+        cameras: dict[str, np.ndarray] = {}
+        for view, pose in enumerate(_surrounding(np.random.default_rng(seed), views)):
+            rgba = render_object(_intrinsics(resolution), pose, resolution, resolution, supersampling)
+            Image.fromarray(np.rint(255 * rgba[..., :3]).astype(np.uint8)).save(folder / "image" / f"{view:03}.png")
+            mask = np.where(rgba[..., 3] >= 0.5, 255, 0).astype(np.uint8)
+            Image.fromarray(mask).save(folder / "mask" / f"{view:03}.png")
+            cameras[f"world_mat_{view}"] = _world_mat(_intrinsics(resolution), pose)
+            cameras[f"scale_mat_{view}"] = SCALE_MAT
+            progress.advance(task)
+        np.savez(folder / CAMERA_FILE, **cameras)
+        progress.update(task, description="Sampling the surface")
+        write_reference(folder, SCALE_MAT, scan, seed)
+    print(
+        f"Wrote {out}: {views} views of {resolution}x{resolution} pixels with masks, and the reference of scan {scan}."
+    )
 
 
 @contextmanager
@@ -104,12 +154,13 @@ def complete_folder(out: Path) -> Iterator[Path]:
         raise
 
 
-def look_at_origin(azimuth: float, elevation: float) -> Float[np.ndarray, "4 4"]:
+def look_at_origin(azimuth: float, elevation: float, distance: float = CAMERA_DISTANCE) -> Float[np.ndarray, "4 4"]:
     """Camera to world of a camera (OpenGL: x right, y up, z backward) that sees the origin, with world z up.
 
     Args:
         azimuth: Around z, in radians from x.
         elevation: Above the xy plane, in radians, less than a quarter turn.
+        distance: From the origin, in world units.
     """
     backward = np.array(
         [
@@ -120,7 +171,7 @@ def look_at_origin(azimuth: float, elevation: float) -> Float[np.ndarray, "4 4"]
     )
     right = np.array([-math.sin(azimuth), math.cos(azimuth), 0.0])
     pose = np.eye(4)
-    pose[:3] = np.stack([right, np.cross(backward, right), backward, CAMERA_DISTANCE * backward], axis=-1)
+    pose[:3] = np.stack([right, np.cross(backward, right), backward, distance * backward], axis=-1)
     return pose
 
 
@@ -134,6 +185,46 @@ def _circle(num_views: int) -> list[Float[np.ndarray, "4 4"]]:
     return [look_at_origin(2 * math.pi * share, math.radians(10 + 50 * share)) for share in shares]
 
 
+def _surrounding(rng: np.random.Generator, num_views: int) -> list[Float[np.ndarray, "3 4"]]:
+    """Well spread over the sphere between 5 and 75 degrees above the horizon; x right, y down, z forward (OpenCV)."""
+    low, high = math.sin(math.radians(5)), math.sin(math.radians(75))
+    start, golden_angle = rng.uniform(0, 2 * math.pi), math.pi * (3 - math.sqrt(5))
+    poses = []
+    for place in rng.permutation(num_views):
+        elevation = math.asin(low + (high - low) * (place + rng.uniform()) / num_views)
+        pose = look_at_origin(start + place * golden_angle, elevation, distance=3)
+        poses.append(pose[:3] * np.array([1, -1, -1, 1]))
+    return poses
+
+
+def _intrinsics(resolution: int) -> Float[np.ndarray, "3 3"]:
+    """Of a camera that sees all of the object, with a principal point beside the middle as real ones have."""
+    focal = 1.5 * resolution
+    return np.array([[focal, 0, 0.51 * resolution - 0.5], [0, 0.998 * focal, 0.493 * resolution - 0.5], [0, 0, 1]])
+
+
+def _world_mat(
+    intrinsics: Float[np.ndarray, "3 3"], camera_to_world: Float[np.ndarray, "3 4"]
+) -> Float[np.ndarray, "4 4"]:
+    """World millimetres to pixels, for a camera in unit-sphere coordinates."""
+    rotation = camera_to_world[:, :3].T
+    centre = SCALE_MAT[:3, :3] @ camera_to_world[:, 3] + SCALE_MAT[:3, 3]
+    matrix = np.eye(4)
+    matrix[:3] = intrinsics @ np.column_stack([rotation, -rotation @ centre])
+    return matrix
+
+
+def _check_numbers(least: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < least:
+            raise DataError(f"--{name} is {value}, but must be at least {least}.")
+
+
+def _progress() -> Progress:
+    columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn(compact=True))
+    return Progress(*columns, console=Console(stderr=True))
+
+
 def _write_view(path: Path, pose: Float[np.ndarray, "4 4"], resolution: int, supersampling: int) -> None:
     focal = 0.5 * resolution / math.tan(0.5 * CAMERA_ANGLE_X)
     rgba = render(pose[:3], focal, resolution, resolution, supersampling)
@@ -144,6 +235,7 @@ def main() -> None:
     """The command: sub-commands by the format they write."""
     app = tyro.extras.SubcommandApp()
     app.command(blender)
+    app.command(dtu)
     try:
         app.cli(prog="python -m crossnorm_ns.data.make_scene", description=__doc__)
     except (DataError, OSError) as error:
