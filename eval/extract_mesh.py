@@ -220,7 +220,8 @@ def _progress_bar() -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import Progress as Bar
 
-    bar = Bar(console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    bar = Bar(console=console, transient=True, disable=not console.is_terminal)
 
     def show(done: int, total: int) -> None:
         if not bar.tasks:
@@ -231,7 +232,8 @@ def _progress_bar() -> Iterator[Progress]:
     try:
         yield show
     finally:
-        bar.stop()
+        if bar.tasks:
+            bar.stop()
 
 
 def run() -> None:

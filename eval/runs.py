@@ -27,9 +27,7 @@ class Run(NamedTuple):
     """Training step of the checkpoint, counted from 0."""
 
 
-def load_run(
-    config_path: Path, data: Path | None = None, device: str | None = None, load_images: bool = True
-) -> Run:
+def load_run(config_path: Path, data: Path | None = None, device: str | None = None, load_images: bool = True) -> Run:
     """Loads the latest checkpoint of a run, with the training and the test images.
 
     Args:
