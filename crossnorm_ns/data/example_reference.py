@@ -50,7 +50,7 @@ def write_reference(folder: Path, scale_mat: Float[np.ndarray, "4 4"], scan: int
     savemat(folder / "ObsMask" / f"Plane{scan}.mat", {"P": plane})
 
 
-def surface_points(seed: int, density: float = POINTS_PER_SQUARE_UNIT) -> Float[np.ndarray, "points 3"]:
+def surface_points(seed: int, density: int = POINTS_PER_SQUARE_UNIT) -> Float[np.ndarray, "points 3"]:
     """Points drawn uniformly from the object's surface, in unit-sphere coordinates.
 
     They are drawn from a mesh and moved onto the surface by Newton's steps; the few that miss it, at creases, are left
@@ -63,12 +63,12 @@ def surface_points(seed: int, density: float = POINTS_PER_SQUARE_UNIT) -> Float[
     import trimesh
 
     bounds = ([-1.0] * 3, [1.0] * 3)
-    vertices, faces = extract_surface(lambda points: torch.from_numpy(signed_distance(points.numpy())), bounds, 256)
+    vertices, faces = extract_surface(lambda points: torch.from_numpy(signed_distance(points.numpy())), bounds, 200)
     mesh = trimesh.Trimesh(vertices, faces, process=False)
     points = np.asarray(trimesh.sample.sample_surface(mesh, round(density * mesh.area), seed=seed)[0])
     for start in range(0, len(points), 16_384):  # batches that stay in the processor's cache
         batch = points[start : start + 16_384]
-        for _ in range(3):
+        for _ in range(2):
             slope = gradient(batch)
             batch -= (signed_distance(batch) / (slope**2).sum(axis=-1))[:, None] * slope
     return points[np.abs(signed_distance(points)) < 1e-5]

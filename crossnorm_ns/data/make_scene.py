@@ -192,7 +192,7 @@ def _surrounding(rng: np.random.Generator, num_views: int) -> list[Float[np.ndar
     poses = []
     for place in rng.permutation(num_views):
         elevation = math.asin(low + (high - low) * (place + rng.uniform()) / num_views)
-        pose = look_at_origin(start + place * golden_angle, elevation, distance=3)
+        pose = look_at_origin(start + place * golden_angle, elevation, distance=3.0)
         poses.append(pose[:3] * np.array([1, -1, -1, 1]))
     return poses
 
