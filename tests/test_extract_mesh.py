@@ -124,18 +124,17 @@ def test_mesh_does_not_depend_on_the_block_size(run: Path, block_size: int) -> N
 
 
 def test_normals_are_the_gradient_of_the_signed_distance(run: Path) -> None:
+    """Normals of the triangles alone, averaged, have cosines down to 0.997 with it."""
     mesh = extract_run_mesh(run, RESOLUTION, "world", normals=True)
-    field, step = field_of(run), 1e-2
-    points = extract_run_mesh(run, RESOLUTION, "unit").vertices
-    differences = np.stack(
-        [
-            signed_distance(field, points + step * axis) - signed_distance(field, points - step * axis)
-            for axis in np.eye(3)
-        ],
-        axis=-1,
-    )
-    cosines = (trimesh.util.unitize(differences) * mesh.vertex_normals).sum(axis=1)
-    assert cosines.min() > 0.99
+    points = torch.from_numpy(extract_run_mesh(run, RESOLUTION, "unit").vertices)
+    field, step = field_of(run).double(), 1e-4
+    with torch.no_grad():
+        ahead, behind = (
+            [field.signed_distance(points + sign * step * axis) for axis in torch.eye(3)] for sign in (1, -1)
+        )
+    gradients = (torch.cat(ahead, dim=-1) - torch.cat(behind, dim=-1)).numpy()
+    cosines = (trimesh.util.unitize(gradients) * mesh.vertex_normals).sum(axis=1)
+    assert cosines.min() > 0.99999
     assert np.linalg.norm(mesh.vertex_normals, axis=1) == pytest.approx(1)
 
 
