@@ -13,18 +13,22 @@ from scipy.io import loadmat
 from crossnorm_ns.data.dtu_scene import load_image, load_mask, read_scene
 from crossnorm_ns.data.errors import DataError
 from crossnorm_ns.data.example_object import BOTTOM, RADIUS, STEEPEST, gradient, signed_distance, trace
-from crossnorm_ns.data.example_reference import POINTS_PER_SQUARE_UNIT, surface_points
+from crossnorm_ns.data.example_reference import surface_points
 from crossnorm_ns.data.make_scene import dtu
 from eval.chamfer import compare
 from eval.dtu_files import load_reference
 
 SIZE = 96
+AREA = 5.79
+"""Of the object's surface, where the unit sphere has a radius of 1."""
+DENSITY = 200_000 / AREA
+"""Points of the scan below on an area of 1."""
 
 
 @pytest.fixture(scope="module")
 def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("example") / "scan"
-    dtu(out, resolution=SIZE, views=6, seed=3)
+    dtu(out, resolution=SIZE, views=6, points=200_000, seed=3)
     return out
 
 
@@ -98,7 +102,7 @@ def test_distance_is_close_to_that_of_the_reference_points(reference_points: np.
     from scipy.spatial import cKDTree
 
     points = ball(20_000)
-    true = cKDTree(reference_points[::4], balanced_tree=False, compact_nodes=False).query(points)[0]
+    true = cKDTree(reference_points).query(points)[0]
     near = (true > 0.02) & (true < 0.05)
     ratio = np.abs(signed_distance(points[near])) / true[near]
     assert ratio.max() < 1.2
@@ -116,9 +120,9 @@ def test_reference_points_are_spread_evenly(reference_points: np.ndarray) -> Non
     cos, sin = np.cos(0.4), np.sin(0.4)
     x, y, z = reference_points.T
     turned = np.maximum(np.abs(cos * x + sin * y), np.abs(cos * y - sin * x)) < 0.3
-    assert (turned & (z < BOTTOM + 1e-4)).sum() == pytest.approx(0.36 * POINTS_PER_SQUARE_UNIT, rel=0.02)
+    assert (turned & (z < BOTTOM + 1e-4)).sum() == pytest.approx(0.36 * DENSITY, rel=0.02)
     half_sphere = 2 * np.pi * 0.16**2
-    assert (z > 0.6).sum() == pytest.approx(half_sphere * POINTS_PER_SQUARE_UNIT, rel=0.05)
+    assert (z > 0.6).sum() == pytest.approx(half_sphere * DENSITY, rel=0.05)
 
 
 def test_rays_end_where_small_steps_first_enter_the_object() -> None:
@@ -183,7 +187,7 @@ def test_pictures_are_black_outside_and_textured_inside_of_the_masks(scan: Path)
 def test_views_agree_on_the_colours_of_the_surface(scan: Path) -> None:
     """Points that two cameras see look the same in both pictures, unlike points at random."""
     scene = read_scene(scan)
-    points = surface_points(seed=1, density=3_000)
+    points = surface_points(20_000, seed=1)
     millimetres = points @ scene.scale_mat[:3, :3].T + scene.scale_mat[:3, 3]
     seen, colours = np.ones(len(points), dtype=bool), []
     for view in range(2):
@@ -230,10 +234,10 @@ def test_observed_volume_and_plane_are_laid_out_as_dtu_reads_them(scan: Path) ->
 
 def test_reference_is_nearly_its_own_surface(scan: Path) -> None:
     """The mean distance from a point to the nearest of n even ones per area is 0.5 / sqrt(n)."""
-    other = surface_points(seed=9, density=40_000) * 100 + read_scene(scan).scale_mat[:3, 3]
+    other = surface_points(100_000, seed=9) * 100 + read_scene(scan).scale_mat[:3, 3]
     result = compare(other, load_reference(scan, 0))
-    assert result.accuracy == pytest.approx(0.5 / 16**0.5, rel=0.03)
-    assert result.completeness == pytest.approx(0.5 / 4**0.5, rel=0.1)
+    assert result.accuracy == pytest.approx(100 * 0.5 / DENSITY**0.5, rel=0.03)
+    assert result.completeness == pytest.approx(100 * 0.5 / (DENSITY / 2) ** 0.5, rel=0.1)
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -243,7 +247,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 def test_same_seed_gives_the_same_scan(scan: Path, tmp_path: Path) -> None:
     """Files of Matlab hold the time at which they were written."""
-    dtu(tmp_path / "again", resolution=SIZE, views=6, seed=3)
+    dtu(tmp_path / "again", resolution=SIZE, views=6, points=200_000, seed=3)
     assert digests(tmp_path / "again") == digests(scan)
     for name in ("ObsMask0_10", "Plane0"):
         first, again = (loadmat(folder / "ObsMask" / f"{name}.mat") for folder in (scan, tmp_path / "again"))
@@ -251,7 +255,9 @@ def test_same_seed_gives_the_same_scan(scan: Path, tmp_path: Path) -> None:
             np.testing.assert_array_equal(first[key], again[key])
 
 
-@pytest.mark.parametrize(("option", "value"), [("resolution", 0), ("views", 0), ("supersampling", 0), ("scan", -1)])
+@pytest.mark.parametrize(
+    ("option", "value"), [("resolution", 0), ("views", 0), ("points", 0), ("supersampling", 0), ("scan", -1)]
+)
 def test_numbers_too_small_are_refused(tmp_path: Path, option: str, value: int) -> None:
     with pytest.raises(DataError, match=f"--{option} is {value}"):
         dtu(tmp_path / "out", **{option: value})
@@ -260,12 +266,12 @@ def test_numbers_too_small_are_refused(tmp_path: Path, option: str, value: int) 
 
 def test_command_writes_a_scan_and_explains_refusals_without_a_traceback(scan: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "crossnorm_ns.data.make_scene", "dtu", "out"]
-    options = ["--resolution", "8", "--views", "6", "--seed", "5", "--scan", "24"]
+    options = ["--resolution", "8", "--views", "6", "--seed", "5", "--scan", "24", "--points", "50000"]
     done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "6 views" in done.stdout and "scan 24" in done.stdout
     out = tmp_path / "out"
     assert Image.open(out / "image" / "005.png").size == (8, 8)
-    assert len(load_reference(out, 24).points) > 500_000
+    assert len(load_reference(out, 24).points) > 49_000
     centres, others = (read_scene(folder).camera_to_worlds[:, :, 3] for folder in (out, scan))
     assert np.linalg.norm(centres - others, axis=-1).min() > 0.01, "another seed, other views"
     again = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, check=False)

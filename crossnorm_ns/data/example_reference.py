@@ -9,15 +9,13 @@ from jaxtyping import Float
 from crossnorm_ns.data.example_object import BOTTOM, gradient, signed_distance
 from crossnorm_ns.functional.marching_cubes import extract_surface
 
-POINTS_PER_SQUARE_UNIT = 160_000
-"""Of surface points, in unit-sphere coordinates: 16 per square millimetre where that sphere has a radius of 100 mm."""
 GRID_STEPS = 100
 """Of the observed volume, along the unit sphere's radius."""
 FOOTING = 0.02
 """The part above the bottom that the plane leaves out, in unit-sphere coordinates: no camera sees the under side."""
 
 
-def write_reference(folder: Path, scale_mat: Float[np.ndarray, "4 4"], scan: int, seed: int) -> None:
+def write_reference(folder: Path, scale_mat: Float[np.ndarray, "4 4"], scan: int, num_points: int, seed: int) -> None:
     """Writes what `eval.dtu_chamfer` compares with: points of the surface, the observed volume, the ground plane.
 
     Observed is all of the unit sphere above the plane. The files are as DTU's: `Points/stl/stl000_total.ply`,
@@ -27,6 +25,7 @@ def write_reference(folder: Path, scale_mat: Float[np.ndarray, "4 4"], scan: int
         folder: Of the dataset.
         scale_mat: Unit-sphere to world coordinates, a uniform scale and a translation.
         scan: Number of the scan.
+        num_points: How many points of the surface are drawn.
         seed: Of the points.
     """
     import trimesh
@@ -35,7 +34,7 @@ def write_reference(folder: Path, scale_mat: Float[np.ndarray, "4 4"], scan: int
     scale, centre = scale_mat[0, 0], scale_mat[:3, 3]
     points_path = folder / "Points" / "stl" / f"stl{scan:03}_total.ply"
     points_path.parent.mkdir(parents=True)
-    trimesh.PointCloud(surface_points(seed) * scale + centre).export(points_path)
+    trimesh.PointCloud(surface_points(num_points, seed) * scale + centre).export(points_path)
 
     (folder / "ObsMask").mkdir()
     lowest = BOTTOM + FOOTING
@@ -50,22 +49,22 @@ def write_reference(folder: Path, scale_mat: Float[np.ndarray, "4 4"], scan: int
     savemat(folder / "ObsMask" / f"Plane{scan}.mat", {"P": plane})
 
 
-def surface_points(seed: int, density: int = POINTS_PER_SQUARE_UNIT) -> Float[np.ndarray, "points 3"]:
+def surface_points(num_points: int, seed: int) -> Float[np.ndarray, "points 3"]:
     """Points drawn uniformly from the object's surface, in unit-sphere coordinates.
 
     They are drawn from a mesh and moved onto the surface by Newton's steps; the few that miss it, at creases, are left
     out.
 
     Args:
-        seed: Of the points.
-        density: Of points, on the area of 1.
+        num_points: How many are drawn.
+        seed: Of the drawing.
     """
     import trimesh
 
     bounds = ([-1.0] * 3, [1.0] * 3)
     vertices, faces = extract_surface(lambda points: torch.from_numpy(signed_distance(points.numpy())), bounds, 200)
     mesh = trimesh.Trimesh(vertices, faces, process=False)
-    points = np.asarray(trimesh.sample.sample_surface(mesh, round(density * mesh.area), seed=seed)[0])
+    points = np.asarray(trimesh.sample.sample_surface(mesh, num_points, seed=seed)[0])
     for start in range(0, len(points), 16_384):  # batches that stay in the processor's cache
         batch = points[start : start + 16_384]
         for _ in range(2):

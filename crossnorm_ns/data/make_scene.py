@@ -86,6 +86,7 @@ def dtu(
     resolution: int = 128,
     views: int = 40,
     scan: int = 0,
+    points: int = 1_000_000,
     seed: int = 0,
     supersampling: int = 2,
 ) -> None:
@@ -101,6 +102,7 @@ def dtu(
         resolution: Width and height of the pictures in pixels.
         views: Number of views.
         scan: Number in the names of the reference's files; DTU's own begin with 1.
+        points: Number of points of the reference; with a million a perfect mesh has a chamfer distance of 0.12 mm.
         seed: Of the cameras and of the reference's points.
         supersampling: Rays per pixel along each axis.
 
@@ -109,7 +111,7 @@ def dtu(
     """
     from crossnorm_ns.data.example_reference import write_reference
 
-    _check_numbers(1, resolution=resolution, views=views, supersampling=supersampling)
+    _check_numbers(1, resolution=resolution, views=views, points=points, supersampling=supersampling)
     _check_numbers(0, scan=scan, seed=seed)
     with complete_folder(out) as folder, _progress() as progress:
         task = progress.add_task("Rendering", total=views)
@@ -126,7 +128,7 @@ def dtu(
             progress.advance(task)
         np.savez(folder / CAMERA_FILE, **cameras)
         progress.update(task, description="Sampling the surface")
-        write_reference(folder, SCALE_MAT, scan, seed)
+        write_reference(folder, SCALE_MAT, scan, points, seed)
     print(
         f"Wrote {out}: {views} views of {resolution}x{resolution} pixels with masks, and the reference of scan {scan}."
     )
