@@ -154,7 +154,8 @@ def _evaluate(
 
         show("drawing")
         write_clouds(arguments.visualize, scan, comparison)
-        write_picture(arguments.visualize / f"vis_{scan:03}.png", comparison, result.heading())
+        picture = arguments.visualize / f"vis_{scan:03}.png"
+        write_picture(picture, comparison, reference.plane[:3], result.heading())
     return result
 
 

@@ -6,6 +6,7 @@ import chamfer_reference
 import numpy as np
 import pytest
 
+from benchmarks import chamfer as benchmark
 from eval import chamfer
 from eval.chamfer import Reference, compare, is_above_plane, is_inbound, is_observed, sample_triangles, thin
 from eval.errors import EvaluationError
@@ -86,6 +87,13 @@ def test_first_in_order_drops_its_neighbours() -> None:
 def test_thinning_radius_is_included() -> None:
     assert sorted(thin(np.array([[0.0, 0, 0], [0.2, 0, 0]]))) == [0]
     assert sorted(thin(np.array([[0.0, 0, 0], [np.nextafter(0.2, 1) + 1e-15, 0, 0]]))) == [0, 1]
+
+
+def test_thinning_radius_is_included_between_batches() -> None:
+    """The partners, at exactly 0.2, come after the first batch."""
+    first = np.zeros((1100, 3))
+    first[:, 0] = 10.0 * np.arange(1100)
+    assert sorted(thin(np.concatenate([first, first + [0, 0.2, 0]]))) == list(range(1100))
 
 
 @pytest.mark.parametrize("edge", [0.3, 1.5, 4.0, 50.0], ids=lambda edge: f"within {edge} mm")
@@ -239,3 +247,31 @@ def test_all_rules_together_agree_with_loops_over_points(seed: int) -> None:
 def test_means_over_nothing_are_refused(points: list[list[float]], scan: Reference, words: str) -> None:
     with pytest.raises(EvaluationError, match=words):
         compare(np.array(points), scan)
+
+
+@pytest.fixture(scope="module")
+def both_sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[benchmark.Measurement, benchmark.Measurement]:
+    """The benchmark's measurements of ours and of the straightforward form, on a small case."""
+    pytest.importorskip("sklearn", reason="the straightforward form needs scikit-learn")
+    path = tmp_path_factory.mktemp("benchmark") / "case.npz"
+    np.savez(path, **benchmark.make_case(2000, 3000))
+    return benchmark.measure("ours", path), benchmark.measure("straightforward", path)
+
+
+def test_benchmark_measures_the_same_distances_on_both_sides(both_sides) -> None:
+    ours, theirs = both_sides
+    assert ours.accuracy == pytest.approx(theirs.accuracy, rel=1e-12)
+    assert ours.completeness == pytest.approx(theirs.completeness, rel=1e-12)
+    assert ours.num_points["observed"] < ours.num_points["inbound"], "the case has unobserved points"
+    assert ours.seconds.keys() == theirs.seconds.keys() == set(benchmark.STAGES)
+
+
+def test_benchmark_complains_of_what_is_worse_than_it_must_be(both_sides) -> None:
+    ours, theirs = both_sides
+    slow = replace(theirs, seconds={stage: 7.9 / 8 * seconds for stage, seconds in ours.seconds.items()})
+    fast = replace(theirs, seconds={stage: 8.1 * seconds for stage, seconds in ours.seconds.items()})
+    assert not benchmark.complaints(ours, fast)
+    assert "times faster" in benchmark.complaints(ours, slow)[0]
+    assert "GiB" in benchmark.complaints(replace(ours, memory=2.1), fast)[0]
+    assert "difference" in benchmark.complaints(replace(ours, accuracy=1.001 * ours.accuracy), fast)[0]
+    assert "**8.1**" in benchmark.report(ours, fast)
