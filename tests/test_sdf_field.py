@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from nerfstudio.field_components.encodings import HashEncoding
 from torch import nn
 
+from crossnorm_ns.fields import sdf_field
 from crossnorm_ns.fields.background_field import BackgroundField
 from crossnorm_ns.fields.sdf_field import SDFField, SDFFieldConfig
 from crossnorm_ns.norms import CrossNorm, calibrate, norm_domain, norms_of
@@ -381,6 +383,33 @@ def test_a_skip_to_no_hidden_layer_is_refused():
 def test_a_width_without_room_for_the_skip_is_refused():
     with pytest.raises(ValueError, match="sdf_width 39 leaves .* no room beside the encoded point of 39 values"):
         make_field(sdf_width=39)
+
+
+# --- Hash grid
+
+
+def test_hash_grid_without_tiny_cuda_nn_is_refused_with_the_line_that_installs_it(monkeypatch):
+    monkeypatch.setattr(sdf_field, "TCNN_EXISTS", False)
+    with pytest.raises(ImportError, match=r'pip install "crossnorm-ns\[tcnn\]"'):
+        make_field(encoding="hash")
+
+
+@pytest.mark.parametrize("norm", ["none", "cn-paper"])
+def test_hash_grid_stands_beside_the_point_and_starts_without_influence(norm: str, monkeypatch):
+    """With nerfstudio's own grid in place of tiny-cuda-nn's, which needs a GPU."""
+    grid = HashEncoding(num_levels=4, max_res=32, log2_hashmap_size=8, hash_init_scale=1.0, implementation="torch")
+    monkeypatch.setattr(sdf_field, "make_hash_grid", lambda: grid)
+    field, points = make_field(norm, encoding="hash").train(), points_in_ball(400) * 1.4
+    field.initialize_norms(points)
+    encoding = field.encode(points)
+    assert encoding.shape == (400, 3 + 8)
+    torch.testing.assert_close(encoding[:, 3:], grid(points / 3 + 0.5))
+    with torch.no_grad():
+        before = field.signed_distance(points)
+        grid.hash_table.normal_()
+        torch.testing.assert_close(field.signed_distance(points), before, rtol=0, atol=1e-6)
+    train_some_steps(field)
+    assert grid.hash_table.grad.abs().max() > 0
 
 
 # --- The background's network

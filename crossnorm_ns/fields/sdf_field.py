@@ -9,11 +9,13 @@ import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from nerfstudio.configs.base_config import InstantiateConfig
+from nerfstudio.field_components.encodings import HashEncoding
+from nerfstudio.utils.external import TCNN_EXISTS
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
@@ -23,6 +25,7 @@ from crossnorm_ns.networks import MLP
 from crossnorm_ns.norms import NormChoice, initialize_identity, insert_norms, norms_of
 
 NORM_DOMAIN = "render"  # the one set of statistics: of the render pass; samplers and meshes read it
+_GRID_REACH = 1.5  # half the side of the hash grid's cube: rays begin and end up to sqrt(2) from the centre
 
 
 @dataclass
@@ -38,9 +41,11 @@ class SDFFieldConfig(InstantiateConfig):
     """Hidden layer, counted from 0, that is given the encoded point again; None: no layer is."""
     num_features: int = 256
     """Features that the network of the signed distance hands to that of the colour."""
+    encoding: Literal["positional", "hash"] = "positional"
+    """What the network of the signed distance sees beside the point itself: sines and cosines, or a multiresolution
+    hash grid, which needs tiny-cuda-nn (extra tcnn) and a CUDA device."""
     point_degrees: int = 6
-    """Degrees of the positional encoding of the point, 2^0 to 2^(n-1), without a factor of pi; the point itself is
-    always there."""
+    """Degrees of the positional encoding of the point, 2^0 to 2^(n-1), without a factor of pi."""
     color_depth: int = 4
     """Hidden layers of the network of the colour."""
     color_width: int = 256
@@ -69,6 +74,7 @@ class SDFField(nn.Module):
 
     Raises:
         ValueError: the skip leads to no hidden layer, or the one before it would have no width left.
+        ImportError: a hash grid is asked for, and there is no tiny-cuda-nn.
     """
 
     norms_initialized: Tensor
@@ -84,7 +90,9 @@ class SDFField(nn.Module):
         super().__init__()
         self.config = config
         norm_options = norm_options or {}
-        point_dim, view_dim = 3 + 6 * config.point_degrees, 3 + 6 * config.view_degrees
+        self.hash_grid = make_hash_grid() if config.encoding == "hash" else None
+        point_dim = 3 + (6 * config.point_degrees if self.hash_grid is None else self.hash_grid.get_out_dim())
+        view_dim = 3 + 6 * config.view_degrees
         hidden, skips = _hidden_widths(config, point_dim)
         self.sdf_network = MLP(
             point_dim,
@@ -116,7 +124,10 @@ class SDFField(nn.Module):
 
     def encode(self, points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch encoded"]:
         """What the network of the signed distance sees: the point first, then its encoding."""
-        return positional_encoding(points, self.config.point_degrees, include_identity=True)
+        if self.hash_grid is None:
+            return positional_encoding(points, self.config.point_degrees, include_identity=True)
+        in_unit_cube = (points.reshape(-1, 3) / (2 * _GRID_REACH) + 0.5).clamp(0, 1)
+        return torch.cat([points, self.hash_grid(in_unit_cube).to(points.dtype).view(*points.shape[:-1], -1)], dim=-1)
 
     def forward_geonetwork(self, points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch outputs"]:
         """Signed distance first, then the features for the colour; `ns-export` asks for it by this name."""
@@ -179,11 +190,30 @@ class SDFField(nn.Module):
         along_radii = directions * 2 * radius * torch.linspace(0, 1, 4096)[:, None]
         last = self.sdf_network.layers[-1]
         assert isinstance(last, nn.Linear)
+
+        def signed_distance(points: Tensor) -> Tensor:
+            # Encodings begin without influence.
+            return self.sdf_network(functional.pad(points, (0, self.sdf_network.in_dim - 3)))[:, 0]
+
         with torch.enable_grad():
-            (gradients,) = torch.autograd.grad(self.signed_distance(in_ball).sum(), in_ball)
+            (gradients,) = torch.autograd.grad(signed_distance(in_ball).sum(), in_ball)
         with torch.no_grad():
             last.weight[0] /= gradients.norm(dim=-1).mean()
-            last.bias[0] -= self.signed_distance(along_radii).median()
+            last.bias[0] -= signed_distance(along_radii).median()
+
+
+def make_hash_grid() -> HashEncoding:
+    """16 levels of 2 features from 16 to 1024 cells along each axis, as tiny-cuda-nn computes them.
+
+    Raises:
+        ImportError: tiny-cuda-nn is not installed, or there is no CUDA device for it.
+    """
+    if not TCNN_EXISTS:
+        raise ImportError(
+            'the encoding "hash" needs tiny-cuda-nn and a CUDA device: pip install "crossnorm-ns[tcnn]", or take the '
+            'encoding "positional"'
+        )
+    return HashEncoding(implementation="tcnn")
 
 
 def _hidden_widths(config: SDFFieldConfig, point_dim: int) -> tuple[list[int], list[int]]:
