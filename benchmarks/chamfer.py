@@ -125,7 +125,7 @@ def make_case(num_triangles: int, num_points: int, seed: int = 0) -> dict[str, n
     rng = np.random.default_rng(seed)
     corners = vertices[faces[rng.integers(len(faces), size=num_points)]]
     points = np.einsum("nk,nkd->nd", rng.dirichlet([1, 1, 1], size=num_points), corners)
-    observed = rng.random((60, 60, 60)) < 0.95
+    observed = rng.random((60, 60, 60)) < 0.9
     return {
         "vertices": vertices,
         "faces": faces.astype(np.int64),
