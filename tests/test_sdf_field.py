@@ -1,12 +1,13 @@
 """NeuS's networks against the published description, and what norms may and may not do in them."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from nerfstudio.field_components.encodings import HashEncoding
-from torch import nn
+from torch import distributed, multiprocessing, nn
 
 from crossnorm_ns.fields import sdf_field
 from crossnorm_ns.fields.background_field import BackgroundField
@@ -370,6 +371,27 @@ def test_distances_under_no_grad_before_any_training_do_not_fail():
         field = make_field("cn").train()
         assert torch.isfinite(field.signed_distance(points_in_ball(10))).all()
     assert not any(part.domains for part in norms_of(field))
+
+
+def initialized_in_one_of_two_processes(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    field = make_field("cn").train()
+    field.initialize_norms(points_in_ball(100, seed=rank))
+    torch.save(dict(field.named_parameters()), f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def test_processes_with_different_batches_start_with_the_same_norms(tmp_path: Path):
+    if not distributed.is_available() or not distributed.is_gloo_available():
+        pytest.skip("torch has no gloo")
+    multiprocessing.spawn(initialized_in_one_of_two_processes, (str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    alone = make_field("cn").train()
+    alone.initialize_norms(points_in_ball(100, seed=0))
+    for name, parameter in alone.named_parameters():
+        torch.testing.assert_close(first[name], parameter, msg=name)
+        assert torch.equal(first[name], second[name]), name
 
 
 # --- Wrong sizes

@@ -172,10 +172,17 @@ class SDFField(nn.Module):
         return torch.exp(10 * self.variance).clamp(1e-6, 1e6)
 
     def initialize_norms(self, points: Float[Tensor, "*batch 3"]) -> None:
-        """Sets the norms of the signed distance's network so that on these points they change nothing, or little."""
+        """Sets the norms of the signed distance's network so that on these points they change nothing, or little.
+
+        In distributed training all processes call it, and go on with the norms of the first.
+        """
         with torch.no_grad():
             encoded = self.encode(points)
         initialize_identity(self.sdf_network, encoded)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for norm in norms_of(self.sdf_network):
+                for parameter in norm.parameters():
+                    torch.distributed.broadcast(parameter.data, src=0)
         self.norms_initialized.fill_(True)
 
     def _initialize_sphere(self) -> None:
