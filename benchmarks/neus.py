@@ -37,6 +37,7 @@ PLACES: dict[str, tuple[NormChoice, NormChoice]] = {
     "LN in both networks": ("ln", "ln"),
 }
 NEUS_CN = "neus-cn: CN in both networks"
+_RAYS = {"tiny": 256, "full": 32}
 
 
 @dataclass
@@ -46,7 +47,9 @@ class Options:
     what: Annotated[Literal["step", "profile"], tyro.conf.Positional]
     """Ratios of times, or operators of a step."""
     preset: Literal["tiny", "full"] = "tiny"
-    """The tiny preset at 256 rays, or the published size at 32 of its 512 rays."""
+    """The tiny preset, or the published size."""
+    rays: int | None = None
+    """Of a step; None takes the 256 of the tiny preset, or 32 of the 512 of the published size."""
     seconds: float = 20.0
     """For each ratio."""
     steps: int = 10
@@ -59,17 +62,17 @@ class Options:
     """Of torch and of the kernels."""
 
 
-def training_step(sdf_norm: NormChoice, color_norm: NormChoice, preset: str) -> Step:
+def training_step(sdf_norm: NormChoice, color_norm: NormChoice, options: Options) -> Step:
     """A function that takes one training step of a new model each time it is called."""
     torch.manual_seed(0)
     config: Any = tiny_config("", sdf_norm, color_norm=color_norm).pipeline.model
-    if preset == "full":
+    if options.preset == "full":
         config = neus_ref.config.pipeline.model
         config = type(config)(sdf_norm=sdf_norm, color_norm=color_norm)
     model: NeuSModel = config.setup(scene_box=SceneBox(torch.tensor([[-1.0] * 3, [1.0] * 3])), num_train_data=1)
     model.train()
     optimizer = torch.optim.Adam(model.get_param_groups()["fields"], lr=1e-4)
-    rays, batch = _rays_of_a_sphere(256 if preset == "tiny" else 32)
+    rays, batch = _rays_of_a_sphere(options.rays or _RAYS[options.preset])
 
     def step() -> None:
         optimizer.zero_grad()
@@ -99,18 +102,18 @@ def step_table(options: Options) -> str:
     """Ratios of the time of a step, for each place of each norm."""
     rows = []
     for name, norms in PLACES.items():
-        ours, theirs = training_step(*norms, options.preset), training_step("none", "none", options.preset)
+        ours, theirs = training_step(*norms, options), training_step("none", "none", options)
         rows.append([name, f"{paired_ratio(ours, theirs, options.seconds):.2f}"])
     return (
-        f"Time of a training step over that of neus-ref, {options.preset} preset; {_conditions()}.\n\n"
+        f"Time of a training step over that of neus-ref, {_size(options)}; {_conditions()}.\n\n"
         f"{_table(['norms', 'ratio'], rows)}"
     )
 
 
 def profile_table(options: Options) -> str:
     """Milliseconds of a step by operator, without a norm and with CN, each without the operators that it calls."""
-    plain = _profile(training_step("none", "none", options.preset), options.steps)
-    cross = _profile(training_step(*PLACES[NEUS_CN], options.preset), options.steps)
+    plain = _profile(training_step("none", "none", options), options.steps)
+    cross = _profile(training_step(*PLACES[NEUS_CN], options), options.steps)
     names = sorted(plain | cross, key=lambda name: -abs(cross.get(name, 0.0) - plain.get(name, 0.0)))
     rows = [[f"`{name}`", plain.get(name, 0.0), cross.get(name, 0.0)] for name in names]
     kept, others = rows[: options.shown], rows[options.shown :]
@@ -118,9 +121,13 @@ def profile_table(options: Options) -> str:
     sums += [["sum", *(sum(row[i] for row in rows) for i in (1, 2))]]
     cells = [[str(row[0]), f"{row[1]:.2f}", f"{row[2]:.2f}", f"{row[2] - row[1]:+.2f}"] for row in kept + sums]
     return (
-        f"Mean of {options.steps} steps, {options.preset} preset; {_conditions()}.\n\n"
+        f"Mean of {options.steps} steps, {_size(options)}; {_conditions()}.\n\n"
         f"{_table(['milliseconds of a step in', 'none', 'CN', 'difference'], cells)}"
     )
+
+
+def _size(options: Options) -> str:
+    return f"{options.preset} preset, {options.rays or _RAYS[options.preset]} rays"
 
 
 def _profile(step: Step, steps: int) -> dict[str, float]:
