@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from crossnorm_ns import kernels
-from crossnorm_ns.functional.statistics import ColumnStatistics, as_rows, column_statistics, renormalised
+from crossnorm_ns.functional.statistics import ColumnStatistics, as_rows, column_statistics, like, renormalised
 from crossnorm_ns.kernels import KernelChoice
 
 Variant = Literal["released", "paper"]
@@ -126,7 +126,12 @@ def _kernel_arguments(formula: Formula, x: Tensor, stats: ColumnStatistics) -> t
     dtype = torch.promote_types(x.dtype, torch.float32)
     rows = stats.rows if isinstance(stats.rows, Tensor) else torch.tensor(stats.rows, dtype=dtype, device="cpu")
     form = formula.variant if formula.name == "cn" else formula.name
-    return (rows.to(dtype), stats.mean.to(dtype), stats.var.to(dtype)), (form, formula.eps, formula.relu)
+    columns = _typed(rows, dtype), _typed(stats.mean, dtype), _typed(stats.var, dtype)
+    return columns, (form, formula.eps, formula.relu)
+
+
+def _typed(t: Tensor, dtype: torch.dtype) -> Tensor:
+    return t if t.dtype == dtype else t.to(dtype)
 
 
 class _Normalize(torch.autograd.Function):
@@ -169,7 +174,7 @@ class _Normalize(torch.autograd.Function):
         x, weight, bias = ctx.saved_tensors
         if ctx.by_kernel and ctx.process_group is None and not torch.is_grad_enabled():
             columns, options = _kernel_arguments(ctx.formula, x, ctx.stats)
-            batch_mean = None if ctx.batch is None else ctx.batch.mean.to(columns[1].dtype)
+            batch_mean = None if ctx.batch is None else _typed(ctx.batch.mean, columns[1].dtype)
             dx, dweight, dbias = kernels.normalize_backward(
                 grad_output, x, weight, bias, *columns, batch_mean, *options
             )
@@ -182,8 +187,31 @@ class _Normalize(torch.autograd.Function):
 # torch binds the arguments to the signature in each call, and would work it out each time.
 _Normalize.forward.__signature__ = inspect.signature(_Normalize.forward)  # type: ignore[attr-defined]
 
+
+class _NormalizeEagerly(_Normalize):
+    """The same outside of functorch's transforms (`torch.func`), whose way in takes longer than a small kernel."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:  # type: ignore[override]
+        _Normalize.setup_context(ctx, inputs, inputs[0])
+        return _Normalize.forward(*inputs)
+
+    setup_context = torch.autograd.Function.setup_context  # tells torch that forward takes the context
+
+
+_transforms_active: Any = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+
+
 # A compiler that traced it would lose the distinction between spatial gradients and others: it breaks its graph here.
-_normalize: Any = torch.compiler.disable(_Normalize.apply)
+@torch.compiler.disable
+def _normalize_uncompiled(*inputs: Any) -> Tensor:
+    return _Normalize.apply(*inputs)
+
+
+def _normalize(*inputs: Any) -> Tensor:
+    if torch.compiler.is_compiling():
+        return _normalize_uncompiled(*inputs)
+    return (_Normalize if _transforms_active() else _NormalizeEagerly).apply(*inputs)
 
 
 def _statistics_with_gradients(
@@ -251,15 +279,11 @@ def normalize(
         ValueError: weight, bias or statistics do not fit x in size or device; there is no such kernel.
     """
     rows = as_rows(x, kernel)
-    given = {"weight": weight, "bias": bias} | ({} if stats is None else {"mean": stats.mean, "var": stats.var})
-    for name, values in given.items():
-        if values is not None and (values.shape != rows.shape[1:] or values.device != rows.device):
-            raise ValueError(
-                f"{name} has shape {tuple(values.shape)} on {values.device}, but x has {rows.shape[1]} channels "
-                f"on {rows.device}"
-            )
+    _check_fit(rows, weight=weight, bias=bias)
+    if stats is not None:
+        _check_fit(rows, mean=stats.mean, var=stats.var)
     dtype = torch.promote_types(rows.dtype, torch.float32)
-    weight, bias = (None if values is None else values.to(dtype) for values in (weight, bias))
+    weight, bias = (None if values is None else _typed(values, dtype) for values in (weight, bias))
     if formula.name == "ln":
         y = functional.layer_norm(rows.to(dtype), rows.shape[-1:], weight, bias, formula.eps)
         y = y.relu() if formula.relu else y
@@ -269,15 +293,24 @@ def normalize(
         by_kernel = kernels.chooses_kernel(rows, kernel)
         if stats is None:
             stats = batch = column_statistics(rows.detach(), process_group, kernel)
-        if not torch.compiler.is_compiling() or (batch is not None and not coupled_gradients):
-            y = _normalize(rows, weight, bias, formula, stats, batch, coupled_gradients, process_group, by_kernel)
-        elif by_kernel and not torch.is_grad_enabled() and not torch.compiler.is_exporting():
+        if by_kernel and not torch.is_grad_enabled() and not torch.compiler.is_exporting():
             columns, options = _kernel_arguments(formula, rows, stats)
             y = kernels.normalize(rows, weight, bias, *columns, *options)
+        elif not torch.compiler.is_compiling() or (batch is not None and not coupled_gradients):
+            y = _normalize(rows, weight, bias, formula, stats, batch, coupled_gradients, process_group, by_kernel)
         else:
             exact = rows.to(dtype)
             y = _apply(formula, exact, weight, bias, _statistics_with_gradients(stats, batch, exact, process_group))
-    return y.reshape(x.shape).to(x.dtype)
+    return like(y, x)
+
+
+def _check_fit(rows: Tensor, **given: Tensor | None) -> None:
+    channels, device = rows.shape[1], rows.device
+    for name, values in given.items():
+        if values is not None and (values.shape != (channels,) or values.device != device):
+            raise ValueError(
+                f"{name} has shape {tuple(values.shape)} on {values.device}, but x has {channels} channels on {device}"
+            )
 
 
 def batch_norm(

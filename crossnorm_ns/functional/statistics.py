@@ -36,10 +36,16 @@ def as_rows(
 
     Half precision stays where a kernel of the CUDA device reads it, which computes in float32 by itself.
     """
-    rows = x.reshape(-1, x.shape[-1])
+    rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
     if rows.element_size() >= 4 or (rows.is_cuda and kernels.chooses_kernel(rows, kernel)):
         return rows
     return rows.float()
+
+
+def like(rows: Tensor, x: Tensor) -> Tensor:
+    """Rows in the shape and the type of x."""
+    rows = rows if x.dim() == 2 else rows.reshape(x.shape)
+    return rows if rows.dtype == x.dtype else rows.to(x.dtype)
 
 
 def _exact(x: Tensor) -> Tensor:

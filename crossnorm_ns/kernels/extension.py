@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import logging
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -21,10 +19,9 @@ import torch
 _SOURCE = Path(__file__).parent / "normalization.cpp"
 _NAME = "crossnorm_cpu"
 _LOCK = threading.Lock()
+_loaded: bool | None = None
 _OPENMP = "-fopenmp" if sys.platform.startswith("linux") else "-fopenmp-simd"
 _FLAGS = ["-O3", "-march=native", _OPENMP, "-fno-math-errno", "-ffp-contract=fast"]
-if platform.machine().lower() in ("x86_64", "amd64"):
-    _FLAGS.append("-mprefer-vector-width=256")  # rows rarely fill or meet the borders of wider ones
 
 
 def _cached_library() -> Path:
@@ -65,11 +62,13 @@ def _build_and_load(library: Path) -> None:
 @torch.compiler.assume_constant_result
 def load_cpu_kernels() -> bool:
     """Gives the operators of `crossnorm_ns.kernels` their C++ kernels; False where they cannot be built (said once)."""
-    with _LOCK:  # a viewer's thread may come second
-        return _load_cpu_kernels()
+    global _loaded  # noqa: PLW0603
+    if _loaded is None:
+        with _LOCK:  # a viewer's thread may come second
+            _loaded = _load_cpu_kernels() if _loaded is None else _loaded
+    return _loaded
 
 
-@functools.cache
 def _load_cpu_kernels() -> bool:
     try:
         library = _cached_library()

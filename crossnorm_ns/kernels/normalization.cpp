@@ -1,13 +1,14 @@
-// Normalization on the CPU. Column statistics: one pass over x. Forward: one more. Backward: one over (x, dy) that writes
-// what each row settles by itself, and one over (x, dx) that adds what flows through the column statistics.
+// Normalization on the CPU. Column statistics: one pass over x. Forward: one more. Backward: one over (x, dy) that
+// writes what each row settles by itself, and one over (x, dx) that adds what flows through the column statistics.
 //
 // With a = 1 / size (size = N + C released, N + C - 1 paper), m and v the column mean and unbiased variance,
 // p the row mean and q the row's sum of squared deviations, c the center and D the variance with eps:
 //   released  c = m + a (C (p - m) - x)          D = v + q / (C - 1) + eps
-//   paper     c = m + a (C (p - m) - (x - m))    D = a ((N - 1) v + N (m - c)^2 + q + C (p - c)^2 - (x - c)^2) + eps
+//   paper     c = m + a (C (p - m) - (x - m))    D = a ((N - 1) v + q + C (p - m)^2 - (x - m)^2) - (c - m)^2 + eps
 //   bn        c = m                              D = v (N - 1) / N + eps
 //   gn        c = mean of m                      D = sum over columns of ((N - 1) v + N (m - c)^2) / (N C - 1) + eps
 //   y = (x - c) D^-1/2 weight + bias, and max(y, 0) where a ReLU is fused
+// The paper's D is a ((N - 1) v + N (m - c)^2 + q + C (p - c)^2 - (x - c)^2) + eps with its squares multiplied out.
 // The plain twin is crossnorm_ns/functional/normalization.py.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
@@ -17,8 +18,9 @@
 #include <torch/library.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
+#include <cstring>
+#include <limits>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -28,136 +30,272 @@
 #include <immintrin.h>
 #endif
 
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+#define INLINE_LAMBDA __attribute__((always_inline))
+
 namespace {
 
 using at::Tensor;
 
-constexpr int64_t kBlock = 64;  // rows whose sums are kept in the tensor's own precision before they join the total
-constexpr int64_t kTile = 16;  // rows handled together
-constexpr int64_t kPack = 16;   // numbers that rows are padded to a multiple of
-constexpr int64_t kGrain = 1 << 15;  // numbers that are worth a thread
+constexpr int64_t kBlock = 64;        // rows whose sums stay in the tensor's own precision before they join the total
+constexpr int kRows = 4;              // rows handled together: their values and sums fill the vector registers
+constexpr int64_t kGrain = 1 << 15;   // numbers that are worth a thread
+constexpr int64_t kStream = 1 << 24;  // bytes of a result from which it is written past the caches
 
 enum class Form { kReleased, kPaper, kColumns };
 
-inline int64_t whole_packs(int64_t width) {
-    if (width % kPack != 0) __builtin_unreachable();
-    return width;
+// A pack is one vector register of AVX-512, and several of narrower ones.
+template <typename T>
+struct PackOf;
+template <>
+struct PackOf<float> {
+    typedef float type __attribute__((vector_size(64)));
+};
+template <>
+struct PackOf<double> {
+    typedef double type __attribute__((vector_size(64)));
+};
+template <typename T>
+using Pack = typename PackOf<T>::type;
+template <typename T>
+constexpr int64_t kLanes = 64 / sizeof(T);
+
+// How many lanes of a pack belong to the row: all, or the first few in the row's last pack.
+struct All {};
+struct First {
+    int64_t count;
+};
+
+template <typename T>
+ALWAYS_INLINE Pack<T> load(const T* from, All = {}) {
+    Pack<T> pack;
+    std::memcpy(&pack, from, sizeof pack);
+    return pack;
 }
 
-// What the formula needs of the columns, padded to `width`. Columns-only norms: `mean` is the center and `var` D^-1/2.
+template <typename T>
+ALWAYS_INLINE void store(T* to, Pack<T> pack, All = {}) {
+    std::memcpy(to, &pack, sizeof pack);
+}
+
+ALWAYS_INLINE Pack<float> keep(Pack<float> pack, All) { return pack; }
+ALWAYS_INLINE Pack<double> keep(Pack<double> pack, All) { return pack; }
+
+#if defined(__AVX512F__)
+ALWAYS_INLINE __mmask16 mask(First lanes) { return __mmask16((1u << lanes.count) - 1); }
+ALWAYS_INLINE Pack<float> load(const float* from, First lanes) {
+    return (Pack<float>)_mm512_maskz_loadu_ps(mask(lanes), from);
+}
+ALWAYS_INLINE Pack<double> load(const double* from, First lanes) {
+    return (Pack<double>)_mm512_maskz_loadu_pd(__mmask8(mask(lanes)), from);
+}
+ALWAYS_INLINE void store(float* to, Pack<float> pack, First lanes) {
+    _mm512_mask_storeu_ps(to, mask(lanes), (__m512)pack);
+}
+ALWAYS_INLINE void store(double* to, Pack<double> pack, First lanes) {
+    _mm512_mask_storeu_pd(to, __mmask8(mask(lanes)), (__m512d)pack);
+}
+ALWAYS_INLINE Pack<float> keep(Pack<float> pack, First lanes) {
+    return (Pack<float>)_mm512_maskz_mov_ps(mask(lanes), (__m512)pack);
+}
+ALWAYS_INLINE Pack<double> keep(Pack<double> pack, First lanes) {
+    return (Pack<double>)_mm512_maskz_mov_pd(__mmask8(mask(lanes)), (__m512d)pack);
+}
+ALWAYS_INLINE void stream(float* to, Pack<float> pack) { _mm512_stream_ps(to, (__m512)pack); }
+ALWAYS_INLINE void stream(double* to, Pack<double> pack) { _mm512_stream_pd(to, (__m512d)pack); }
+ALWAYS_INLINE float total(Pack<float> pack) { return _mm512_reduce_add_ps((__m512)pack); }
+ALWAYS_INLINE double total(Pack<double> pack) { return _mm512_reduce_add_pd((__m512d)pack); }
+
+// (2 h)^-1/2: the processor's estimate (14 bits) and one Newton step. An infinite h counts as the largest that has a
+// finite double, since the step would make NaN of it.
+ALWAYS_INLINE Pack<float> inverse_sqrt_of_double(Pack<float> pack) {
+    const __m512 h = _mm512_min_ps(_mm512_set1_ps(std::numeric_limits<float>::max() / 2), (__m512)pack);  // NaN stays
+    const Pack<float> r = (Pack<float>)_mm512_rsqrt14_ps(_mm512_add_ps(h, h));
+    return r * (1.5f - (Pack<float>)h * (r * r));
+}
+#else
+template <typename T>
+ALWAYS_INLINE Pack<T> load(const T* from, First lanes) {
+    Pack<T> pack{};
+    std::memcpy(&pack, from, lanes.count * sizeof(T));
+    return pack;
+}
+template <typename T>
+ALWAYS_INLINE void store(T* to, Pack<T> pack, First lanes) {
+    std::memcpy(to, &pack, lanes.count * sizeof(T));
+}
+template <typename P>
+ALWAYS_INLINE P keep(P pack, First lanes) {
+    for (int64_t i = lanes.count; i < int64_t(sizeof(P) / sizeof(pack[0])); ++i) pack[i] = 0;
+    return pack;
+}
+template <typename T>
+ALWAYS_INLINE void stream(T* to, Pack<T> pack) { store(to, pack); }
+template <typename P>
+ALWAYS_INLINE auto total(P pack) {
+    constexpr int lanes = sizeof(P) / sizeof(pack[0]);
+    for (int half = lanes / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; ++i) pack[i] += pack[i + half];
+    return pack[0];
+}
+ALWAYS_INLINE Pack<float> inverse_sqrt_of_double(Pack<float> h) {
+    for (int i = 0; i < kLanes<float>; ++i) h[i] = 1 / std::sqrt(h[i] + h[i]);
+    return h;
+}
+#endif
+ALWAYS_INLINE Pack<double> inverse_sqrt_of_double(Pack<double> h) {
+    for (int i = 0; i < kLanes<double>; ++i) h[i] = 1 / std::sqrt(h[i] + h[i]);
+    return h;
+}
+
+// Calls work(j, lanes) for each pack of a row of C numbers, j its first column.
+template <typename T, typename Work>
+ALWAYS_INLINE void for_packs(int64_t C, const Work& work) {
+    int64_t j = 0;
+    for (; j + kLanes<T> <= C; j += kLanes<T>) work(j, All{});
+    if (j < C) work(j, First{C - j});
+}
+
+// Calls work(i, rows) for the rows from begin to end, kRows at a time and then one by one; `rows` is a constant.
+template <typename Work>
+ALWAYS_INLINE void for_row_groups(int64_t begin, int64_t end, const Work& work) {
+    int64_t i = begin;
+    for (; i + kRows <= end; i += kRows) work(i, std::integral_constant<int, kRows>{});
+    for (; i < end; ++i) work(i, std::integral_constant<int, 1>{});
+}
+
+// Asks for numbers in the order in which they lie in memory, which the processor's own prefetching continues; a group
+// of rows read side by side would confuse it. Past the end of a tensor nothing happens.
+template <typename T>
+ALWAYS_INLINE void prefetch(const T* from, int64_t count) {
+    for (int64_t i = 0; i < count; i += kLanes<T>) __builtin_prefetch(from + i, 0, 2);
+}
+
+// What the formula needs of the columns, padded to whole packs. `share` is a C m, `var` half of what a column gives to
+// D; in norms of columns alone `mean` is the center and `var` D^-1/2.
 template <typename T>
 struct Columns {
     int64_t channels, width;
     double rows, size;  // N, and what a is the inverse of
-    T a, a_channels, n, per_channel, row_scale, eps;
-    std::vector<T> mean, var, weight, bias;
+    T a, a_channels, row_scale, eps;  // row_scale: what multiplies q in D
+    std::vector<T> mean, share, var, weight, bias;
 
     Columns(Form form, const Tensor& x, double rows_, double eps_)
         : channels(x.size(1)),
-          width((channels + kPack - 1) / kPack * kPack),
+          width((channels + kLanes<T> - 1) / kLanes<T> * kLanes<T>),
           rows(rows_),
           size(rows_ + channels - (form == Form::kPaper ? 1 : 0)),
           a(T(1 / size)),
           a_channels(T(channels / size)),
-          n(T(rows_)),
-          per_channel(T(1.0 / channels)),
-          row_scale(T(1.0 / std::max<int64_t>(channels - 1, 1))),
+          row_scale(T(form == Form::kPaper ? 1 / size : 1.0 / std::max<int64_t>(channels - 1, 1))),
           eps(T(eps_)),
           mean(width, T(0)),
+          share(width, T(0)),
           var(width, T(1)),
           weight(width, T(1)),
           bias(width, T(0)) {}
 };
 
-// Rows are handled in tiles, stage by stage, so that the processor overlaps the long chains of single rows.
+// Of a row: its mean, a C p, and half of what it gives to D.
 template <typename T>
-struct Tile {
-    std::array<T, kTile> mean{}, squares{};
+struct Row {
+    T mean, share, half_variance;
 };
 
-template <typename T, bool padded>
-inline void row_moments(const Columns<T>& k, const T* __restrict x, T& mean, T& squares) {
-    const int64_t width = whole_packs(k.width);
-    T sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t j = 0; j < width; ++j) sum += !padded || j < k.channels ? x[j] : T(0);
-    const T center = sum * k.per_channel;
-    T square = 0;
-#pragma omp simd reduction(+ : square)
-    for (int64_t j = 0; j < width; ++j) {
-        const T d = !padded || j < k.channels ? x[j] - center : T(0);
-        square += d * d;
+template <typename T, int R>
+ALWAYS_INLINE void row_moments(const Columns<T>& k, const T* __restrict x, Row<T> (&rows)[R]) {
+    const int64_t C = k.channels;
+    Pack<T> sums[R]{}, squares[R]{};
+    prefetch(x + R * C, R * C);
+    for_packs<T>(C, [&](int64_t j, auto lanes) INLINE_LAMBDA {
+        for (int r = 0; r < R; ++r) sums[r] += load(x + r * C + j, lanes);
+    });
+    for (int r = 0; r < R; ++r) {
+        rows[r].mean = total(sums[r]) / T(C);
+        rows[r].share = k.a_channels * rows[r].mean;
     }
-    mean = center;
-    squares = square;
-}
-
-// x - center and D^-1/2 of one entry
-template <typename T, Form form>
-inline void entry(const Columns<T>& k, T x, T mean, T var, T row_mean, T row_squares, T& centered, T& inverse) {
-    if (form == Form::kColumns) {
-        centered = x - mean;
-        inverse = var;
-    } else if (form == Form::kPaper) {
-        const T offset = k.a_channels * (row_mean - mean) - k.a * (x - mean);  // center - mean
-        centered = (x - mean) - offset;
-        const T row_offset = (row_mean - mean) - offset;
-        const T sum = (k.n - 1) * var + k.n * offset * offset + row_squares + T(k.channels) * row_offset * row_offset -
-                      centered * centered;
-        inverse = T(1) / std::sqrt(std::max(k.a * sum, T(0)) + k.eps);  // rounding of an outlier's row may go below 0
-    } else {
-        centered = (x - mean) + k.a * x - k.a_channels * (row_mean - mean);
-        inverse = T(1) / std::sqrt(var + row_squares * k.row_scale + k.eps);
-    }
-}
-
-template <typename T, Form form, bool relu, bool padded>
-void forward_tile(const Columns<T>& k, int64_t rows, const T* __restrict x, T* __restrict y) {
-    const int64_t width = whole_packs(k.width), C = k.channels;
-    const T *mean = k.mean.data(), *var = k.var.data(), *weight = k.weight.data(), *bias = k.bias.data();
-    Tile<T> tile;
-    if (form != Form::kColumns)
-        for (int64_t i = 0; i < rows; ++i) row_moments<T, padded>(k, x + i * C, tile.mean[i], tile.squares[i]);
-    for (int64_t i = 0; i < rows; ++i) {
-        const T row_mean = tile.mean[i], row_squares = tile.squares[i];
-        const T* __restrict xi = x + i * C;
-        T* __restrict yi = y + i * C;
-#pragma omp simd
-        for (int64_t j = 0; j < width; ++j) {
-            T centered, inverse;
-            entry<T, form>(k, xi[j], mean[j], var[j], row_mean, row_squares, centered, inverse);
-            const T out = centered * inverse * weight[j] + bias[j];
-            yi[j] = relu && out < 0 ? T(0) : out;  // not max: NaN stays
+    for_packs<T>(C, [&](int64_t j, auto lanes) INLINE_LAMBDA {
+        for (int r = 0; r < R; ++r) {
+            const Pack<T> d = keep(load(x + r * C + j, lanes) - rows[r].mean, lanes);
+            squares[r] += d * d;
         }
+    });
+    for (int r = 0; r < R; ++r) rows[r].half_variance = (total(squares[r]) * k.row_scale + k.eps) / 2;
+}
+
+// A pack of columns.
+template <typename T>
+struct Column {
+    Pack<T> mean, share, var, weight, bias;
+    ALWAYS_INLINE Column(const Columns<T>& k, int64_t j)
+        : mean(load(&k.mean[j])),
+          share(load(&k.share[j])),
+          var(load(&k.var[j])),
+          weight(load(&k.weight[j])),
+          bias(load(&k.bias[j])) {}
+};
+
+// x - center, D^-1/2 and, of the paper's form, center - mean and row mean - mean.
+template <typename T>
+struct Entry {
+    Pack<T> centered, inverse, offset, row_offset;
+};
+
+template <typename T, Form form>
+ALWAYS_INLINE Entry<T> entry(const Columns<T>& k, Pack<T> x, const Column<T>& column, const Row<T>& row) {
+    const Pack<T> d = x - column.mean;
+    Entry<T> e{};
+    if (form == Form::kColumns) {
+        e.centered = d;
+        e.inverse = column.var;
+        return e;
     }
+    const Pack<T> share = row.share - column.share;  // a C (p - m)
+    if (form == Form::kReleased) {
+        e.centered = d + (k.a * x - share);
+        e.inverse = inverse_sqrt_of_double(column.var + row.half_variance);
+        return e;
+    }
+    const Pack<T> own = k.a * d;
+    e.row_offset = row.mean - column.mean;
+    e.offset = share - own;
+    e.centered = d - e.offset;
+    const Pack<T> cross = share * e.row_offset - own * d - e.offset * e.offset;
+    const Pack<T> half = (column.var + row.half_variance) + T(0.5) * cross;
+    const Pack<T> least = Pack<T>{} + k.eps / 2;  // rounding of an outlier's row may go below
+    e.inverse = inverse_sqrt_of_double(half < least ? least : half);
+    return e;
 }
 
-// Calls work(rows, x, dy, out) for each tile of a chunk. Padded rows are read and written past their end, into the
-// next rows, which are written later; only a chunk's last rows need room behind them.
-template <typename T, typename Work>
-void for_tiles(const Columns<T>& k, int64_t begin, int64_t end, const T* x, const T* dy, T* out, const Work& work) {
-    const int64_t C = k.channels, safe = C == k.width ? end : std::max(begin, end - whole_packs(k.width) / C);
-    for (int64_t i = begin; i < safe; i += kTile) work(std::min(kTile, safe - i), x + i * C, dy + i * C, out + i * C);
-    if (safe == end) return;
-    const int64_t rest = (end - safe) * C;
-    std::vector<T> x_rest(rest + k.width, T(0)), dy_rest(x_rest), out_rest(x_rest);
-    std::copy_n(x + safe * C, rest, x_rest.data());
-    std::copy_n(dy + safe * C, rest, dy_rest.data());
-    for (int64_t i = 0; i < end - safe; i += kTile)
-        work(std::min(kTile, end - safe - i), x_rest.data() + i * C, dy_rest.data() + i * C, out_rest.data() + i * C);
-    std::copy_n(out_rest.data(), rest, out + safe * C);
+template <typename T, Form form, bool relu, bool streaming, int R>
+ALWAYS_INLINE void forward_group(const Columns<T>& k, const T* __restrict x, T* __restrict y) {
+    const int64_t C = k.channels;
+    Row<T> rows[R]{};
+    if (form != Form::kColumns) row_moments(k, x, rows);
+    else prefetch(x + R * C, R * C);
+    for_packs<T>(C, [&](int64_t j, auto lanes) INLINE_LAMBDA {
+        const Column<T> column(k, j);
+        for (int r = 0; r < R; ++r) {
+            const Entry<T> e = entry<T, form>(k, load(x + r * C + j, lanes), column, rows[r]);
+            Pack<T> out = e.centered * e.inverse * column.weight + column.bias;
+            if (relu) out = out < 0 ? Pack<T>{} : out;  // not max: NaN stays
+            if (streaming) stream(y + r * C + j, out);
+            else store(y + r * C + j, out, lanes);
+        }
+    });
 }
 
-template <typename T, Form form, bool relu>
+template <typename T, Form form, bool relu, bool streaming>
 void forward_rows(const Columns<T>& k, int64_t begin, int64_t end, const T* x, T* y) {
-    const auto run = k.width == k.channels ? forward_tile<T, form, relu, false> : forward_tile<T, form, relu, true>;
-    for_tiles(k, begin, end, x, x, y, [&](int64_t rows, const T* xs, const T*, T* ys) { run(k, rows, xs, ys); });
+    for_row_groups(begin, end, [&](int64_t i, auto rows) INLINE_LAMBDA {
+        forward_group<T, form, relu, streaming, rows.value>(k, x + i * k.channels, y + i * k.channels);
+    });
 }
 
 // Sums over rows for each column; float64 totals of blocks in the tensor's own precision.
 template <typename T>
 struct ColumnSums {
-    enum { kWeight, kBias, kScaled, kVariance, kOffset, kCount };  // dy n, dy, g r, h, h (mean - center)
+    enum { kWeight, kBias, kInverse, kVariance, kOffset, kCount };  // g n, g, g r, g n r^2, g n r^2 (center - mean)
     int64_t width;
     std::vector<T> block;
     std::vector<double> total;
@@ -170,79 +308,95 @@ struct ColumnSums {
     }
 };
 
-template <typename T, Form form, bool relu, bool padded>
-void backward_tile(const Columns<T>& k, int64_t rows, const T* __restrict x, const T* __restrict dy, ColumnSums<T>& sums,
-                   T* __restrict dx) {
-    const int64_t width = whole_packs(k.width), C = k.channels;
-    const T *mean = k.mean.data(), *var = k.var.data(), *weight = k.weight.data(), *bias = k.bias.data();
-    T* __restrict weights = sums.of(sums.kWeight);
-    T* __restrict biases = sums.of(sums.kBias);
-    T* __restrict scaled = sums.of(sums.kScaled);
-    T* __restrict variances = sums.of(sums.kVariance);
-    T* __restrict offsets = sums.of(sums.kOffset);
-    Tile<T> tile;
-    if (form != Form::kColumns)
-        for (int64_t i = 0; i < rows; ++i) row_moments<T, padded>(k, x + i * C, tile.mean[i], tile.squares[i]);
-    for (int64_t i = 0; i < rows; ++i) {
-        const T row_mean = tile.mean[i], row_squares = tile.squares[i];
-        const T *__restrict xi = x + i * C, *__restrict dyi = dy + i * C;
-        T* __restrict dxi = dx + i * C;
-        T row_scaled = 0, row_variance = 0, row_offset = 0;
-#pragma omp simd reduction(+ : row_scaled, row_variance, row_offset)
-        for (int64_t j = 0; j < width; ++j) {
-            const bool inside = !padded || j < C;
-            T centered, inverse;
-            entry<T, form>(k, xi[j], mean[j], var[j], row_mean, row_squares, centered, inverse);
-            const T normalized = centered * inverse;
-            T g = relu && normalized * weight[j] + bias[j] <= 0 ? T(0) : dyi[j];
-            g = inside ? g : T(0);
-            const T gr = inside ? g * weight[j] * inverse : T(0);  // the inverse of what lies there may be infinite
-            weights[j] += g * normalized;
-            biases[j] += g;
-            T d = gr;
-            if (form != Form::kColumns) {
-                T h = T(-0.5) * gr * normalized * inverse;
-                h = inside ? h : T(0);
-                row_scaled += gr;
-                row_variance += h;
-                scaled[j] += gr;
-                variances[j] += h;
-                d += k.a * gr;
-                if (form == Form::kPaper) {
-                    const T center = xi[j] - centered;
-                    row_offset += inside ? h * (row_mean - center) : T(0);
-                    offsets[j] += h * (mean[j] - center);
-                    d += k.a * gr * normalized * normalized;
-                }
+// With g = dL/dy (behind the ReLU), n = (x - c) r and r = D^-1/2: dL/dc = -weight g r and dL/dD = -1/2 weight g n r^2.
+template <typename T, Form form, bool relu, bool streaming, int R>
+ALWAYS_INLINE void backward_group(const Columns<T>& k, const T* __restrict x, const T* __restrict dy,
+                                  ColumnSums<T>& sums, T* __restrict own, T* __restrict dx) {
+    const int64_t C = k.channels;
+    Row<T> rows[R]{};
+    prefetch(dy + R * C, R * C);
+    if (form != Form::kColumns) row_moments(k, x, rows);
+    else prefetch(x + R * C, R * C);
+    Pack<T> row_inverse[R]{}, row_variance[R]{}, row_offset[R]{};
+    for_packs<T>(C, [&](int64_t j, auto lanes) INLINE_LAMBDA {
+        const Column<T> column(k, j);
+        const Pack<T> weight = column.weight, bias = column.bias;
+        Pack<T> weights{}, biases{}, inverses{}, variances{}, offsets{};
+        for (int r = 0; r < R; ++r) {
+            const Entry<T> e = entry<T, form>(k, load(x + r * C + j, lanes), column, rows[r]);
+            const Pack<T> n = e.centered * e.inverse;
+            Pack<T> g = load(dy + r * C + j, lanes);
+            if (relu) g = n * weight + bias <= 0 ? Pack<T>{} : g;
+            const Pack<T> inverse = g * e.inverse, scaled = inverse * weight;
+            weights += g * n;
+            biases += g;
+            if (form == Form::kColumns) {
+                if (streaming) stream(dx + r * C + j, scaled);
+                else store(dx + r * C + j, scaled, lanes);
+                continue;
             }
-            dxi[j] = d;
+            const Pack<T> variance = inverse * n * e.inverse;
+            inverses += inverse;
+            variances += variance;
+            row_inverse[r] += scaled;
+            row_variance[r] += variance * weight;
+            Pack<T> out = scaled + k.a * scaled;
+            if (form == Form::kPaper) {
+                offsets += variance * e.offset;
+                row_offset[r] += variance * weight * (e.row_offset - e.offset);
+                out += k.a * scaled * n * n;
+            }
+            store(own + r * k.width + j, out);
         }
-        if (form == Form::kColumns) continue;
-        const T through_mean = k.a * ((form == Form::kPaper ? 2 * row_offset : T(0)) - row_scaled);
-        const T through_squares = 2 * row_variance * (form == Form::kPaper ? k.a : k.row_scale);
-#pragma omp simd
-        for (int64_t j = 0; j < width; ++j) dxi[j] += through_mean + through_squares * (xi[j] - row_mean);
+        const auto add = [&](int which, Pack<T> sum) INLINE_LAMBDA {
+            store(sums.of(which) + j, load(sums.of(which) + j) + sum);
+        };
+        add(sums.kWeight, weights);
+        add(sums.kBias, biases);
+        if (form == Form::kColumns) return;
+        add(sums.kInverse, inverses);
+        add(sums.kVariance, variances);
+        if (form == Form::kPaper) add(sums.kOffset, offsets);
+    });
+    if (form == Form::kColumns) return;
+    T from_mean[R], from_variance[R];
+    for (int r = 0; r < R; ++r) {
+        from_mean[r] = -k.a * (total(row_inverse[r]) + (form == Form::kPaper ? total(row_offset[r]) : T(0)));
+        from_variance[r] = -k.row_scale * total(row_variance[r]);
+    }
+    for (int r = 0; r < R; ++r) {
+        for_packs<T>(C, [&](int64_t j, auto lanes) INLINE_LAMBDA {
+            const Pack<T> d = load(x + r * C + j, lanes) - rows[r].mean;
+            const Pack<T> out = load(own + r * k.width + j) + from_mean[r] + from_variance[r] * d;
+            if (streaming) stream(dx + r * C + j, out);
+            else store(dx + r * C + j, out, lanes);
+        });
     }
 }
 
-template <typename T, Form form, bool relu>
-void backward_rows(const Columns<T>& k, int64_t begin, int64_t end, const T* x, const T* dy, ColumnSums<T>& sums, T* dx) {
-    const auto run = k.width == k.channels ? backward_tile<T, form, relu, false> : backward_tile<T, form, relu, true>;
-    int64_t pending = 0;
-    for_tiles(k, begin, end, x, dy, dx, [&](int64_t rows, const T* xs, const T* dys, T* dxs) {
-        run(k, rows, xs, dys, sums, dxs);
-        if ((pending += rows) >= kBlock) sums.flush(), pending = 0;
-    });
-    sums.flush();
+template <typename T, Form form, bool relu, bool streaming>
+void backward_rows(const Columns<T>& k, int64_t begin, int64_t end, const T* x, const T* dy, ColumnSums<T>& sums,
+                   T* dx) {
+    std::vector<T> own(kRows * k.width);  // what the rows of a group settle before their sums are known
+    for (int64_t block = begin; block < end; block += kBlock) {
+        for_row_groups(block, std::min(block + kBlock, end), [&](int64_t i, auto rows) INLINE_LAMBDA {
+            const int64_t at = i * k.channels;
+            backward_group<T, form, relu, streaming, rows.value>(k, x + at, dy + at, sums, own.data(), dx + at);
+        });
+        sums.flush();
+    }
 }
 
-// dx += from_mean + from_var (x - mean)
+// dx += from_mean + from_var (x - mean), columns padded to whole packs
 template <typename T>
 void add_from_columns(int64_t begin, int64_t end, int64_t C, const T* __restrict x, const T* __restrict mean,
                       const T* __restrict from_mean, const T* __restrict from_var, T* __restrict dx) {
     for (int64_t i = begin; i < end; ++i) {
-#pragma omp simd
-        for (int64_t j = 0; j < C; ++j) dx[i * C + j] += from_mean[j] + from_var[j] * (x[i * C + j] - mean[j]);
+        for_packs<T>(C, [&](int64_t j, auto lanes) INLINE_LAMBDA {
+            const int64_t at = i * C + j;
+            const Pack<T> d = load(x + at, lanes) - load(mean + j);
+            store(dx + at, load(dx + at, lanes) + load(from_mean + j) + load(from_var + j) * d, lanes);
+        });
     }
 }
 
@@ -263,39 +417,35 @@ struct Moments {
     }
 };
 
-// Sums of x - shift and of its square over a block of rows, a strip of columns at a time.
+// Adds x - shift and its square over the rows to sums of columns (padded to whole packs).
 template <typename T>
 void block_sums(const T* __restrict x, int64_t rows, int64_t C, T* __restrict sums, T* __restrict squares) {
-    const T* __restrict shift = x;
-    std::fill(sums, sums + C, T(0));
-    std::fill(squares, squares + C, T(0));
-    int64_t i = 0;
-    for (; i + 4 <= rows; i += 4) {
-        const T *a = x + i * C, *b = a + C, *c = b + C, *d = c + C;
-#pragma omp simd
-        for (int64_t j = 0; j < C; ++j) {
-            const T da = a[j] - shift[j], db = b[j] - shift[j], dc = c[j] - shift[j], dd = d[j] - shift[j];
-            sums[j] += (da + db) + (dc + dd);
-            squares[j] += (da * da + db * db) + (dc * dc + dd * dd);
-        }
-    }
-    for (; i < rows; ++i) {
-#pragma omp simd
-        for (int64_t j = 0; j < C; ++j) {
-            const T d = x[i * C + j] - shift[j];
-            sums[j] += d;
-            squares[j] += d * d;
-        }
-    }
+    const T* shift = x;
+    for_row_groups(0, rows, [&](int64_t i, auto group) INLINE_LAMBDA {
+        prefetch(x + (i + group.value) * C, group.value * C);
+        for_packs<T>(C, [&](int64_t j, auto lanes) INLINE_LAMBDA {
+            const Pack<T> first = load(shift + j, lanes);
+            Pack<T> sum = load(sums + j), square = load(squares + j);
+            for (int r = 0; r < group.value; ++r) {
+                const Pack<T> d = load(x + (i + r) * C + j, lanes) - first;
+                sum += d;
+                square += d * d;
+            }
+            store(sums + j, sum);
+            store(squares + j, square);
+        });
+    });
 }
 
 template <typename T>
 void column_moments(const T* x, int64_t begin, int64_t end, int64_t C, Moments& moments) {
-    std::vector<T> sums(C), squares(C);
+    std::vector<T> sums(C + kLanes<T>), squares(C + kLanes<T>);
     std::vector<double> mean(C), deviations(C);
     for (int64_t start = begin; start < end; start += kBlock) {
         const int64_t rows = std::min(kBlock, end - start);
         const T* block = x + start * C;
+        std::fill(sums.begin(), sums.end(), T(0));
+        std::fill(squares.begin(), squares.end(), T(0));
         block_sums(block, rows, C, sums.data(), squares.data());
         for (int64_t j = 0; j < C; ++j) {
             const double sum = sums[j];
@@ -358,6 +508,12 @@ Columns<T> prepare(Form form, const std::string& name, const Tensor& x, const st
         const Global g = global_moments(means, vars, rows, k.channels, eps);
         std::fill(k.mean.begin(), k.mean.end(), T(g.mean));
         std::fill(k.var.begin(), k.var.end(), T(1 / std::sqrt(g.variance)));
+    } else {
+        const double share = form == Form::kPaper ? (rows - 1) / k.size : 1;
+        for (int64_t j = 0; j < k.channels; ++j) {
+            k.share[j] = k.a_channels * k.mean[j];
+            k.var[j] = T(share * vars[j] / 2);
+        }
     }
     if (weight) std::copy_n(weight->contiguous().template const_data_ptr<T>(), k.channels, k.weight.begin());
     if (bias) std::copy_n(bias->contiguous().template const_data_ptr<T>(), k.channels, k.bias.begin());
@@ -371,24 +527,33 @@ Form form_of(const std::string& name) {
     return Form::kColumns;
 }
 
-template <typename T, bool relu>
-auto forward_of(Form form) {
-    if (form == Form::kReleased) return forward_rows<T, Form::kReleased, relu>;
-    if (form == Form::kPaper) return forward_rows<T, Form::kPaper, relu>;
-    return forward_rows<T, Form::kColumns, relu>;
+// Whether results are written past the caches: where they would not stay there anyway, and rows begin at whole packs.
+template <typename T>
+bool streams(const Tensor& x) {
+    return x.numel() * int64_t(sizeof(T)) >= kStream && x.size(1) % kLanes<T> == 0;
 }
 
-template <typename T, bool relu>
-auto backward_of(Form form) {
-    if (form == Form::kReleased) return backward_rows<T, Form::kReleased, relu>;
-    if (form == Form::kPaper) return backward_rows<T, Form::kPaper, relu>;
-    return backward_rows<T, Form::kColumns, relu>;
+// Calls work with the form, whether a ReLU is fused and whether results are streamed as compile-time constants.
+template <typename Work>
+void specialize(Form form, bool relu, bool streaming, const Work& work) {
+    const auto with_flag = [](bool flag, const auto& rest) {
+        if (flag) rest(std::true_type{});
+        else rest(std::false_type{});
+    };
+    const auto with_flags = [&](auto constant_form) {
+        with_flag(relu, [&](auto constant_relu) {
+            with_flag(streaming, [&](auto constant) { work(constant_form, constant_relu, constant); });
+        });
+    };
+    if (form == Form::kReleased) with_flags(std::integral_constant<Form, Form::kReleased>{});
+    else if (form == Form::kPaper) with_flags(std::integral_constant<Form, Form::kPaper>{});
+    else with_flags(std::integral_constant<Form, Form::kColumns>{});
 }
 
 // How the column sums reach x through the mean and the variance of each column: dL/dmean / N', 2 dL/dvar / (N' - 1).
 template <typename T>
-void through_columns(const std::string& form, const Columns<T>& k, const ColumnSums<T>& sums, const T* mean, const T* var,
-                     int64_t batch_rows, std::vector<T>& from_mean, std::vector<T>& from_var) {
+void through_columns(const std::string& form, const Columns<T>& k, const ColumnSums<T>& sums, const T* mean,
+                     const T* var, int64_t batch_rows, std::vector<T>& from_mean, std::vector<T>& from_var) {
     const int64_t C = k.channels;
     const double N = k.rows;
     double through_center = 0, through_variance = 0;  // of gn, whose columns share both
@@ -404,8 +569,9 @@ void through_columns(const std::string& form, const Columns<T>& k, const ColumnS
         double d_mean, d_var;
         if (form == "released" || form == "paper") {
             const bool paper = form == "paper";
-            d_mean = N / k.size * ((paper ? 2 * sums.sum(sums.kOffset, j) : 0.0) - sums.sum(sums.kScaled, j));
-            d_var = sums.sum(sums.kVariance, j) * (paper ? (N - 1) / k.size : 1.0);
+            const double offset = paper ? sums.sum(sums.kOffset, j) : 0.0;
+            d_mean = N / k.size * k.weight[j] * (offset - sums.sum(sums.kInverse, j));
+            d_var = -0.5 * k.weight[j] * sums.sum(sums.kVariance, j) * (paper ? (N - 1) / k.size : 1.0);
         } else if (form == "bn") {
             const double inverse = k.var[j];
             d_mean = -k.weight[j] * inverse * sums.sum(sums.kBias, j);
@@ -459,9 +625,11 @@ Tensor normalize(const Tensor& given, const std::optional<Tensor>& weight, const
     AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "normalize", [&] {
         const auto k =
             prepare<scalar_t>(form_of(form), form, x, weight, bias, rows.item<double>(), mean, var, eps);
-        const auto run = relu ? forward_of<scalar_t, true>(form_of(form)) : forward_of<scalar_t, false>(form_of(form));
-        for_chunks(x.size(0), num_chunks(x), [&](int64_t, int64_t begin, int64_t end) {
-            run(k, begin, end, x.const_data_ptr<scalar_t>(), y.mutable_data_ptr<scalar_t>());
+        specialize(form_of(form), relu, streams<scalar_t>(x), [&](auto constant_form, auto with_relu, auto streaming) {
+            for_chunks(x.size(0), num_chunks(x), [&](int64_t, int64_t begin, int64_t end) {
+                forward_rows<scalar_t, constant_form.value, with_relu.value, streaming.value>(
+                    k, begin, end, x.const_data_ptr<scalar_t>(), y.mutable_data_ptr<scalar_t>());
+            });
         });
     });
     return y;
@@ -480,12 +648,14 @@ std::tuple<Tensor, Tensor, Tensor> normalize_backward(
     AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "normalize_backward", [&] {
         const auto k =
             prepare<scalar_t>(form_of(form), form, x, weight, bias, rows.item<double>(), mean, var, eps);
-        const auto run = relu ? backward_of<scalar_t, true>(form_of(form)) : backward_of<scalar_t, false>(form_of(form));
         std::vector<ColumnSums<scalar_t>> partial(chunks, ColumnSums<scalar_t>(k.width));
         const scalar_t *xs = x.const_data_ptr<scalar_t>(), *dys = dy.const_data_ptr<scalar_t>();
         scalar_t* dxs = dx.mutable_data_ptr<scalar_t>();
-        for_chunks(N, chunks, [&](int64_t t, int64_t begin, int64_t end) {
-            run(k, begin, end, xs, dys, partial[t], dxs);
+        specialize(form_of(form), relu, streams<scalar_t>(x), [&](auto constant_form, auto with_relu, auto streaming) {
+            for_chunks(N, chunks, [&](int64_t t, int64_t begin, int64_t end) {
+                backward_rows<scalar_t, constant_form.value, with_relu.value, streaming.value>(k, begin, end, xs, dys,
+                                                                                               partial[t], dxs);
+            });
         });
         ColumnSums<scalar_t>& sums = partial[0];
         for (int64_t t = 1; t < chunks; ++t)
@@ -495,12 +665,12 @@ std::tuple<Tensor, Tensor, Tensor> normalize_backward(
             dbias.mutable_data_ptr<scalar_t>()[j] = scalar_t(sums.sum(sums.kBias, j));
         }
         if (!batch_mean) return;
-        const Tensor own_mean = batch_mean->contiguous();
-        std::vector<scalar_t> from_mean(C), from_var(C);
+        std::vector<scalar_t> own_mean(k.width), from_mean(k.width), from_var(k.width);
+        std::copy_n(batch_mean->contiguous().template const_data_ptr<scalar_t>(), C, own_mean.begin());
         through_columns(form, k, sums, mean.const_data_ptr<scalar_t>(), var.const_data_ptr<scalar_t>(), N, from_mean,
                         from_var);
         for_chunks(N, chunks, [&](int64_t, int64_t begin, int64_t end) {
-            add_from_columns(begin, end, C, xs, own_mean.const_data_ptr<scalar_t>(), from_mean.data(), from_var.data(),
+            add_from_columns(begin, end, C, xs, own_mean.data(), from_mean.data(), from_var.data(),
                              dxs);
         });
     });

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from crossnorm_ns.functional.normalization import Formula, normalize
-from crossnorm_ns.functional.statistics import ColumnStatistics, PopulationMoments, as_rows, column_statistics
+from crossnorm_ns.functional.statistics import ColumnStatistics, PopulationMoments, as_rows, column_statistics, like
 
 StatisticsMode = Literal["batch", "renorm"]
 
@@ -48,10 +48,10 @@ class StoredStatistics(nn.Module):
 
     def track(self, batch: ColumnStatistics, momentum: float) -> None:
         """Moves the average towards a batch by `momentum`; evaluation follows it until the next calibration."""
-        self.running_rows.add_(momentum * (batch.rows - self.running_rows))
-        self.running_mean.lerp_(batch.mean.to(self.running_mean), momentum)
-        self.running_var.lerp_(batch.var.to(self.running_var), momentum)
-        self.store(self.running())
+        rows = torch.as_tensor(batch.rows).to(self.running_rows)
+        batches = [rows, batch.mean.to(self.running_mean), batch.var.to(self.running_var)]
+        torch._foreach_lerp_([self.running_rows, self.running_mean, self.running_var], batches, momentum)
+        torch._foreach_copy_([self.rows, self.mean, self.var], list(self.running()))
 
     def store(self, statistics: ColumnStatistics) -> None:
         """Sets what evaluation uses."""
@@ -161,7 +161,7 @@ class Norm(nn.Module):
             coupled_gradients=self.coupled_gradients,
             process_group=group,
         )
-        return y.reshape(x.shape).to(x.dtype)
+        return like(y, x)
 
     def _known_statistics(self) -> ColumnStatistics | None:
         """What a pass that is no training pass normalizes with.
