@@ -21,7 +21,8 @@ def plain_run(scene: str, data: str, norm: str, rate: float, steps: int, seed: i
 
 def grid(scene: str, data: str, steps: int) -> list[Run]:
     """Both sides at every learning rate, one seed."""
-    return [plain_run(scene, data, norm, rate, steps, seed=0) for rate in LEARNING_RATES for norm in NORMS]
+    runs = [plain_run(scene, data, norm, rate, steps, seed=0) for rate in LEARNING_RATES for norm in NORMS]
+    return [replace(run, num_curve_points=1) for run in runs]
 
 
 def best_rate(results: Sequence[dict[str, Any]], norm: str) -> float:

@@ -44,21 +44,28 @@ constexpr int64_t kStream = 1 << 24;  // bytes of a result from which it is writ
 
 enum class Form { kReleased, kPaper, kColumns };
 
-// A pack is one vector register of AVX-512, and several of narrower ones.
+// A pack fills one vector register.
+#if defined(__AVX512F__)
+constexpr int64_t kPackBytes = 64;
+#elif defined(__AVX__)
+constexpr int64_t kPackBytes = 32;
+#else
+constexpr int64_t kPackBytes = 16;
+#endif
 template <typename T>
 struct PackOf;
 template <>
 struct PackOf<float> {
-    typedef float type __attribute__((vector_size(64)));
+    typedef float type __attribute__((vector_size(kPackBytes)));
 };
 template <>
 struct PackOf<double> {
-    typedef double type __attribute__((vector_size(64)));
+    typedef double type __attribute__((vector_size(kPackBytes)));
 };
 template <typename T>
 using Pack = typename PackOf<T>::type;
 template <typename T>
-constexpr int64_t kLanes = 64 / sizeof(T);
+constexpr int64_t kLanes = kPackBytes / sizeof(T);
 
 // How many lanes of a pack belong to the row: all, or the first few in the row's last pack.
 struct All {};
@@ -80,6 +87,15 @@ ALWAYS_INLINE void store(T* to, Pack<T> pack, All = {}) {
 
 ALWAYS_INLINE Pack<float> keep(Pack<float> pack, All) { return pack; }
 ALWAYS_INLINE Pack<double> keep(Pack<double> pack, All) { return pack; }
+
+template <typename T>
+ALWAYS_INLINE Pack<T> inverse_sqrt_by_root(Pack<T> pack) {
+    T numbers[kLanes<T>];
+    store(numbers, pack);
+#pragma omp simd
+    for (int64_t i = 0; i < kLanes<T>; ++i) numbers[i] = 1 / std::sqrt(numbers[i]);
+    return load(numbers);
+}
 
 #if defined(__AVX512F__)
 ALWAYS_INLINE __mmask16 mask(First lanes) { return __mmask16((1u << lanes.count) - 1); }
@@ -106,13 +122,6 @@ ALWAYS_INLINE void stream(double* to, Pack<double> pack) { _mm512_stream_pd(to, 
 ALWAYS_INLINE float total(Pack<float> pack) { return _mm512_reduce_add_ps((__m512)pack); }
 ALWAYS_INLINE double total(Pack<double> pack) { return _mm512_reduce_add_pd((__m512d)pack); }
 
-// (2 h)^-1/2: the processor's estimate (14 bits) and one Newton step. An infinite h counts as the largest that has a
-// finite double, since the step would make NaN of it.
-ALWAYS_INLINE Pack<float> inverse_sqrt_of_double(Pack<float> pack) {
-    const __m512 h = _mm512_min_ps(_mm512_set1_ps(std::numeric_limits<float>::max() / 2), (__m512)pack);  // NaN stays
-    const Pack<float> r = (Pack<float>)_mm512_rsqrt14_ps(_mm512_add_ps(h, h));
-    return r * (1.5f - (Pack<float>)h * (r * r));
-}
 #else
 template <typename T>
 ALWAYS_INLINE Pack<T> load(const T* from, First lanes) {
@@ -131,22 +140,37 @@ ALWAYS_INLINE P keep(P pack, First lanes) {
 }
 template <typename T>
 ALWAYS_INLINE void stream(T* to, Pack<T> pack) { store(to, pack); }
-template <typename P>
-ALWAYS_INLINE auto total(P pack) {
-    constexpr int lanes = sizeof(P) / sizeof(pack[0]);
-    for (int half = lanes / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; ++i) pack[i] += pack[i + half];
-    return pack[0];
+template <typename T, int lanes>
+ALWAYS_INLINE T total_of(const T (&numbers)[lanes]) {
+    T sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int i = 0; i < lanes; ++i) sum += numbers[i];
+    return sum;
 }
-ALWAYS_INLINE Pack<float> inverse_sqrt_of_double(Pack<float> h) {
-    for (int i = 0; i < kLanes<float>; ++i) h[i] = 1 / std::sqrt(h[i] + h[i]);
-    return h;
+ALWAYS_INLINE float total(Pack<float> pack) {
+    float numbers[kLanes<float>];
+    store(numbers, pack);
+    return total_of(numbers);
+}
+ALWAYS_INLINE double total(Pack<double> pack) {
+    double numbers[kLanes<double>];
+    store(numbers, pack);
+    return total_of(numbers);
 }
 #endif
-ALWAYS_INLINE Pack<double> inverse_sqrt_of_double(Pack<double> h) {
-    for (int i = 0; i < kLanes<double>; ++i) h[i] = 1 / std::sqrt(h[i] + h[i]);
-    return h;
+
+// (2 h)^-1/2. AVX-512 has an estimate of 14 bits, which takes one Newton step; there an infinite h counts as the largest
+// that has a finite double, since the step would make NaN of it. NaN stays.
+#if defined(__AVX512F__)
+ALWAYS_INLINE Pack<float> inverse_sqrt_of_double(Pack<float> pack) {
+    const __m512 h = _mm512_min_ps(_mm512_set1_ps(std::numeric_limits<float>::max() / 2), (__m512)pack);
+    const Pack<float> r = (Pack<float>)_mm512_rsqrt14_ps(_mm512_add_ps(h, h));
+    return r * (1.5f - (Pack<float>)h * (r * r));
 }
+#else
+ALWAYS_INLINE Pack<float> inverse_sqrt_of_double(Pack<float> h) { return inverse_sqrt_by_root<float>(h + h); }
+#endif
+ALWAYS_INLINE Pack<double> inverse_sqrt_of_double(Pack<double> h) { return inverse_sqrt_by_root<double>(h + h); }
 
 // Calls work(j, lanes) for each pack of a row of C numbers, j its first column.
 template <typename T, typename Work>
