@@ -27,8 +27,8 @@ class DTUCNDataParserConfig(DataParserConfig):
     data: Path = Path("data/dtu/dtu_scan24")
     """Folder of one scan, with image, mask and cameras_sphere.npz."""
     downscale_factor: int = 1
-    """How many times smaller pictures and masks become, by averaging; it must divide width and height. Leave it at 1 for
-    methods of nerfstudio's own, which would read pictures at full size."""
+    """How many times smaller pictures and masks become, by averaging; it must divide width and height. Leave it at 1
+    for methods of nerfstudio's own, which would read pictures at full size."""
     eval_mode: Literal["all", "interval"] = "all"
     """Which views are kept from training. all: none, as NeuS trains and as published chamfer distances are made;
     evaluation then renders views that were trained on. interval: views 0, eval_interval, 2 * eval_interval, ... are
