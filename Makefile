@@ -1,4 +1,5 @@
 # make demo: trains mip-NeRF with and without Cross Normalization on a built-in scene and shows the result.
+# make demo-neus: the same for NeuS and its surfaces, on a built-in scan.
 # make test: runs all tests.
 # make bench: measures the norms beside batch normalization and fails if one is worse than it must be.
 # All make the environment in .venv on first use and reuse it afterwards.
@@ -8,10 +9,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test bench lint clean
+.PHONY: demo demo-neus test bench lint clean
 
 demo: $(READY)
 	$(BIN)/python -m examples.demo
+
+demo-neus: $(READY)
+	$(BIN)/python -m examples.demo_neus
 
 test: $(READY)
 	$(BIN)/python -m pytest
