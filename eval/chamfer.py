@@ -8,6 +8,7 @@ given to that tool's shuffle gives the same order.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -125,42 +126,44 @@ def compare(
     """
     tell = on_stage or (lambda stage: None)
     tell("thinning the points")
-    shuffled = points[np.random.default_rng(seed).permutation(len(points))]
-    thinned = shuffled[thin(shuffled)]
-    inbound = is_inbound(thinned, reference)
-    if not inbound.any():
-        raise EvaluationError(
-            f"none of {len(thinned)} points lies in the scan's bounding box {_box(reference)} with its margins, but in "
-            f"{_extent(thinned)}: is this another scan's surface, or not in world millimetres?"
-        )
-    observed = is_observed(thinned, reference) & inbound
-    if not observed.any():
-        raise EvaluationError(
-            f"none of {int(inbound.sum())} points lies where the scanner has seen anything (ObsMask): is this another "
-            "scan's surface?"
-        )
+    with ThreadPoolExecutor(1) as executor:
+        building = executor.submit(_sorted_tree, reference.points)
+        shuffled = points[np.random.default_rng(seed).permutation(len(points))]
+        thinned = shuffled[thin(shuffled)]
+        inbound = is_inbound(thinned, reference)
+        if not inbound.any():
+            raise EvaluationError(
+                f"none of {len(thinned)} points lies in the scan's bounding box {_box(reference)} with its margins, "
+                f"but in {_extent(thinned)}: is this another scan's surface, or not in world millimetres?"
+            )
+        observed = is_observed(thinned, reference) & inbound
+        if not observed.any():
+            raise EvaluationError(
+                f"none of {int(inbound.sum())} points lies where the scanner has seen anything (ObsMask): is this "
+                "another scan's surface?"
+            )
+        targets = building.result()
 
     tell("measuring the accuracy")
-    targets = reference.points[_spatial_order(reference.points)]
     data_distances = np.full(len(thinned), np.nan)
-    data_distances[observed] = nearest_distances(thinned[observed], targets)
+    data_distances[observed] = _nearest(thinned[observed], targets, MAX_DISTANCE)
 
     tell("measuring the completeness")
-    above = is_above_plane(targets, reference)
+    above = is_above_plane(targets.data, reference)
     if not above.any():
         raise EvaluationError("no reference point lies above the plane of the table: do Plane and stl files match?")
-    reference_distances = np.full(len(targets), np.nan)
-    reference_distances[above] = nearest_distances(targets[above], thinned[inbound])
+    reference_distances = np.full(targets.n, np.nan)
+    reference_distances[above] = _nearest(targets.data[above], _tree(thinned[inbound]), MAX_DISTANCE)
 
     num_points = {
         "sampled": len(points),
         "thinned": len(thinned),
         "inbound": int(inbound.sum()),
         "observed": int(observed.sum()),
-        "reference": len(targets),
+        "reference": targets.n,
         "reference_above_plane": int(above.sum()),
     }
-    comparison = Comparison(Measured(thinned, data_distances), Measured(targets, reference_distances), num_points)
+    comparison = Comparison(Measured(thinned, data_distances), Measured(targets.data, reference_distances), num_points)
     for side, name in ((comparison.data, "point"), (comparison.reference, "reference point")):
         if not len(side.counted):
             raise EvaluationError(
@@ -260,7 +263,7 @@ def thin(points: Points, radius: float = SPACING) -> Int64[np.ndarray, " kept"]:
     while start < len(points):
         batch = np.flatnonzero((order >= start) & (order < stop))
         if start:
-            batch = batch[np.isinf(_nearest(points[batch], points[kept], np.nextafter(radius, np.inf)))]
+            batch = batch[np.isinf(_nearest(points[batch], _tree(points[kept]), np.nextafter(radius, np.inf)))]
         pairs = _tree(points[batch]).query_pairs(radius, output_type="ndarray")
         kept[batch[_first_come(order[batch], pairs)]] = True
         start, stop = stop, 2 * stop
@@ -307,23 +310,18 @@ def is_above_plane(points: Points, reference: Reference) -> Bool[np.ndarray, " p
     return points @ reference.plane[:3] + reference.plane[3] > 0
 
 
-def nearest_distances(
-    points: Float[np.ndarray, "points 3"], targets: Float[np.ndarray, "targets 3"]
-) -> Float64[np.ndarray, " points"]:
-    """Distance of each point to its nearest target, infinite from `MAX_DISTANCE` on."""
-    return _nearest(points, targets, MAX_DISTANCE)
-
-
-def _nearest(
-    points: Float[np.ndarray, "points 3"], targets: Float[np.ndarray, "targets 3"], limit: float
-) -> Float64[np.ndarray, " points"]:
+def _nearest(points: Float[np.ndarray, "points 3"], targets: KDTree, limit: float) -> Float64[np.ndarray, " points"]:
     """Distance of each point to its nearest target, infinite from the limit on."""
-    return _tree(targets).query(points, distance_upper_bound=limit, workers=-1)[0]
+    return targets.query(points, distance_upper_bound=limit, workers=-1)[0]
 
 
 def _tree(points: Float[np.ndarray, "points 3"]) -> KDTree:
     """Without the median's balance: faster to build, as fast to query where points spread over a surface."""
-    return KDTree(points, balanced_tree=False, compact_nodes=False)
+    return KDTree(points, leafsize=20, balanced_tree=False)
+
+
+def _sorted_tree(points: Float[np.ndarray, "points 3"]) -> KDTree:
+    return _tree(points[_spatial_order(points)])
 
 
 def _spatial_order(points: Float[np.ndarray, "points 3"]) -> Int64[np.ndarray, " points"]:
