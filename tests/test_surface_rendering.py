@@ -215,6 +215,17 @@ def test_importance_samples_equal_the_published_ones(sharpness: float):
         np.testing.assert_allclose(drawn[ray], expected, atol=2e-3)
 
 
+def test_sections_outside_of_the_unit_sphere_have_no_slope():
+    """As published: a surface out there is then sampled behind its crossing, where the distance is negative."""
+    t = torch.linspace(0, 2, 21, dtype=torch.float64)[None]
+    for radius, section in ((0.99, (1.0, 1.1)), (1.0, (1.1, 1.2))):
+        drawn = importance_samples(t, 1.05 - t, torch.full_like(t, radius), 10, 512.0)
+        assert drawn.min() >= section[0] and drawn.max() <= section[1]
+        np.testing.assert_allclose(
+            drawn[0], importance_by_loops(t[0].numpy(), 1.05 - t[0].numpy(), [radius] * 21, 10, 512.0), atol=1e-3
+        )
+
+
 def test_upsampling_concentrates_at_the_first_surface():
     heights = [0.0, 0.2, 0.4]
     origins, directions = parallel_rays(heights)
