@@ -47,13 +47,17 @@ def inputs(rows, channels, dtype, seed=0):
 
 
 def results(x, weight, bias, upstream, formula, stats):
-    """Value, first and second gradients."""
+    """Value, first gradients, spatial ones, and what follows from the spatial gradient of x, and from all of them."""
     leaves = [t.detach().clone().requires_grad_() for t in (x, weight, bias)]
     y = normalization.normalize(formula, *leaves, stats=stats)
     first = torch.autograd.grad(y, leaves, upstream, retain_graph=True)
     spatial = torch.autograd.grad(y, leaves, upstream, create_graph=True)
-    second = torch.autograd.grad(sum(g.cos().sum() for g in spatial), leaves[:2])
-    return [y.detach(), *first, *spatial, *second]
+    scaled = [g / g.detach().abs().max().clamp_min(1) for g in spatial]  # cosines of large numbers lose their digits
+    second, of_all = (
+        torch.autograd.grad(loss, leaves[:2], retain_graph=True, materialize_grads=True)
+        for loss in (scaled[0].cos().sum(), sum(g.cos().sum() for g in scaled))
+    )
+    return [y.detach(), *first, *spatial, *second, *of_all]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -104,6 +108,50 @@ def test_gradients_through_renormalised_statistics_equal_the_plain_twin(compiled
     by_kernel = value_and_gradients()
     plain()
     torch.testing.assert_close(by_kernel, value_and_gradients())
+
+
+@pytest.mark.parametrize("values_of", ["batch", "running"])
+@pytest.mark.parametrize("shape", [(1, 7), (2, 1), (5, 33), (150, 6)])
+@pytest.mark.parametrize("formula", FORMULAS, ids=str)
+def test_derivatives_of_the_spatial_gradient_in_closed_form_equal_the_plain_twin(
+    compiled, plain, monkeypatch, formula, shape, values_of
+):
+    x, weight, bias, upstream, mean, var = inputs(*shape, torch.float64)
+    leaves = [t.requires_grad_() for t in (x, weight, upstream)]
+    calls = []
+    closed = kernels.spatial_backward
+    monkeypatch.setattr(kernels, "spatial_backward", lambda *arguments: calls.append(1) or closed(*arguments))
+
+    def spatial_gradient_and_derivatives():
+        batch = functional.column_statistics(x.detach())
+        stats = batch if values_of == "batch" else ColumnStatistics(90.0, mean, var)
+        y = normalization.normalize(formula, x, weight, bias, stats=stats, batch=batch, coupled_gradients=False)
+        (spatial,) = torch.autograd.grad(y, x, upstream, create_graph=True)
+        return [spatial.detach(), *torch.autograd.grad(spatial.cos().sum(), leaves)]
+
+    by_kernel = spatial_gradient_and_derivatives()
+    assert len(calls) == 1
+    plain()
+    by_formula = spatial_gradient_and_derivatives()
+    assert len(calls) == 1
+    for ours, theirs in zip(by_kernel, by_formula, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
+
+
+def test_third_derivatives_go_through_the_plain_formula(compiled, plain):
+    x, weight, bias, upstream, *_ = inputs(12, 5, torch.float64)
+    x.requires_grad_()
+
+    def third():
+        batch = functional.column_statistics(x.detach())
+        y = normalization.normalize(RELEASED, x, weight, bias, stats=batch, batch=batch, coupled_gradients=False)
+        (first,) = torch.autograd.grad(y, x, upstream, create_graph=True)
+        (second,) = torch.autograd.grad(first.cos().sum(), x, create_graph=True)
+        return torch.autograd.grad(second.sin().sum(), x)
+
+    by_kernel = third()
+    plain()
+    torch.testing.assert_close(by_kernel, third())
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

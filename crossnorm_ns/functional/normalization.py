@@ -134,6 +134,75 @@ def _typed(t: Tensor, dtype: torch.dtype) -> Tensor:
     return t if t.dtype == dtype else t.to(dtype)
 
 
+def _backward_arguments(
+    formula: Formula,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    stats: ColumnStatistics,
+    batch: ColumnStatistics | None,
+) -> tuple:
+    """What the kernels of backward passes take behind the gradients."""
+    columns, options = _kernel_arguments(formula, x, stats)
+    batch_mean = None if batch is None else _typed(batch.mean, columns[1].dtype)
+    return x, weight, bias, *columns, batch_mean, *options
+
+
+def _of_given(gradients: Any, weight: Tensor | None, bias: Tensor | None) -> list[Tensor | None]:
+    """Gradients of x, weight and bias, where these are not None."""
+    dx, dweight, dbias = gradients
+    return [dx, None if weight is None else dweight, None if bias is None else dbias]
+
+
+class _SpatialGradient(torch.autograd.Function):
+    """The backward pass of `_Normalize` that builds a graph, uncoupled, with derivatives in closed form.
+
+    Values are those of constant columns; derivatives see how the columns depend on x. Where the gradients of weight
+    and bias are differentiated, or a graph of the derivatives is built, the plain formula takes over.
+    """
+
+    @staticmethod
+    def forward(
+        dy: Tensor,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        formula: Formula,
+        stats: ColumnStatistics,
+        batch: ColumnStatistics | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return kernels.normalize_backward(dy, *_backward_arguments(formula, x, weight, bias, stats, None))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        dy, x, weight, bias, ctx.formula, ctx.stats, ctx.batch = inputs
+        ctx.coupled, ctx.process_group = False, None
+        ctx.save_for_backward(dy, x, weight, bias)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @torch.compiler.disable
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple:
+        dy, x, weight, bias = ctx.saved_tensors
+        d_dx = grad_outputs[0]
+        if d_dx is not None and grad_outputs[1:] == (None, None) and not torch.is_grad_enabled():
+            arguments = _backward_arguments(ctx.formula, x, weight, bias, ctx.stats, ctx.batch)
+            d_dy, dx, dweight = kernels.spatial_backward(d_dx, dy, *arguments)
+            return d_dy, dx, None if weight is None else dweight, None, None, None, None
+        graph = torch.is_grad_enabled()
+        given = [t for t in (dy, x, weight, bias) if t is not None]
+        with torch.enable_grad():
+            own = iter([t.view_as(t) if graph else t.detach().requires_grad_() for t in given])
+            inputs = [None if t is None else next(own) for t in (dy, x, weight, bias)]
+            gradients = _gradients_by_formula(ctx, *inputs)
+            known = [(z, dz) for z, dz in zip(gradients, grad_outputs, strict=True) if z is not None and dz is not None]
+            wanted = [t for t in inputs if t is not None and t.requires_grad]
+            outputs, upstream = zip(*known, strict=True)
+            found = iter(torch.autograd.grad(outputs, wanted, upstream, create_graph=graph, allow_unused=True))
+        grads = [next(found) if t is not None and t.requires_grad else None for t in inputs]
+        return *grads, None, None, None
+
+
 class _Normalize(torch.autograd.Function):
     """A norm that keeps x alone for the backward pass.
 
@@ -172,13 +241,14 @@ class _Normalize(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple:
         (grad_output,) = grad_outputs
         x, weight, bias = ctx.saved_tensors
-        if ctx.by_kernel and ctx.process_group is None and not torch.is_grad_enabled():
-            columns, options = _kernel_arguments(ctx.formula, x, ctx.stats)
-            batch_mean = None if ctx.batch is None else _typed(ctx.batch.mean, columns[1].dtype)
-            dx, dweight, dbias = kernels.normalize_backward(
-                grad_output, x, weight, bias, *columns, batch_mean, *options
+        by_kernel = ctx.by_kernel and ctx.process_group is None
+        if by_kernel and not torch.is_grad_enabled():
+            arguments = _backward_arguments(ctx.formula, x, weight, bias, ctx.stats, ctx.batch)
+            grads = _of_given(kernels.normalize_backward(grad_output, *arguments), weight, bias)
+        elif by_kernel and x.device.type == "cpu" and (ctx.batch is None or not ctx.coupled):
+            grads = _of_given(
+                _SpatialGradient.apply(grad_output, x, weight, bias, ctx.formula, ctx.stats, ctx.batch), weight, bias
             )
-            grads = [dx, None if weight is None else dweight, None if bias is None else dbias]
         else:
             grads = _gradients_by_formula(ctx, grad_output, x, weight, bias)
         return (*grads, *[None] * 6)

@@ -1,5 +1,6 @@
 // Normalization on the CPU. Column statistics: one pass over x. Forward: one more. Backward: one over (x, dy) that
-// writes what each row settles by itself, and one over (x, dx) that adds what flows through the column statistics.
+// writes what each row settles by itself, and one over (x, dx) that adds what flows through the column statistics. The
+// derivatives of the spatial gradient (backward with constant columns) take the same passes.
 //
 // With a = 1 / size (size = N + C released, N + C - 1 paper), m and v the column mean and unbiased variance,
 // p the row mean and q the row's sum of squared deviations, c the center and D the variance with eps:
@@ -159,8 +160,8 @@ ALWAYS_INLINE double total(Pack<double> pack) {
 }
 #endif
 
-// (2 h)^-1/2. AVX-512 has an estimate of 14 bits, which takes one Newton step; there an infinite h counts as the largest
-// that has a finite double, since the step would make NaN of it. NaN stays.
+// (2 h)^-1/2. AVX-512 has an estimate of 14 bits, which takes one Newton step; there an infinite h counts as the
+// largest that has a finite double, since the step would make NaN of it. NaN stays.
 #if defined(__AVX512F__)
 ALWAYS_INLINE Pack<float> inverse_sqrt_of_double(Pack<float> pack) {
     const __m512 h = _mm512_min_ps(_mm512_set1_ps(std::numeric_limits<float>::max() / 2), (__m512)pack);
@@ -332,6 +333,13 @@ struct ColumnSums {
     }
 };
 
+template <typename T>
+ColumnSums<T> merged(std::vector<ColumnSums<T>>& partial) {
+    for (size_t t = 1; t < partial.size(); ++t)
+        for (size_t i = 0; i < partial[0].total.size(); ++i) partial[0].total[i] += partial[t].total[i];
+    return std::move(partial[0]);
+}
+
 // With g = dL/dy (behind the ReLU), n = (x - c) r and r = D^-1/2: dL/dc = -weight g r and dL/dD = -1/2 weight g n r^2.
 template <typename T, Form form, bool relu, bool streaming, int R>
 ALWAYS_INLINE void backward_group(const Columns<T>& k, const T* __restrict x, const T* __restrict dy,
@@ -406,6 +414,128 @@ void backward_rows(const Columns<T>& k, int64_t begin, int64_t end, const T* x, 
         for_row_groups(block, std::min(block + kBlock, end), [&](int64_t i, auto rows) INLINE_LAMBDA {
             const int64_t at = i * k.channels;
             backward_group<T, form, relu, streaming, rows.value>(k, x + at, dy + at, sums, own.data(), dx + at);
+        });
+        sums.flush();
+    }
+}
+
+// Derivatives of the spatial gradient z, the backward pass with constant columns, for dL/dz = u. Since z is linear in
+// G = weight g, the sum of u z over a row is S = sum of G n' with n' = r (c' - 1/2 (x - c) r^2 D'), where c' and D' are
+// how x - c and D change along u:
+//   c' = (1 + a) u - s with s = a sum(u)       D' = q' / (C - 1) released, with q' = 2 sum((x - p) u)
+//                                              D' = a q' + 2 s (p - m) - 2 a (x - m) u - 2 (c - m) (s - a u) paper
+// dL/dg = weight n', dL/dweight = g n', and x, m and v are reached through
+//   A = dS/dD = G (3/4 (x - c) r^5 D' - 1/2 r^3 c')   B = dS/d(x - c) = -1/2 G r^3 D'   E = dS/dD' = -1/2 G (x - c) r^3
+template <typename T, Form form, bool relu, int R>
+ALWAYS_INLINE void spatial_group(const Columns<T>& k, const T* __restrict x, const T* __restrict dy,
+                                 const T* __restrict u, ColumnSums<T>& sums, T* __restrict own, T* __restrict ddy,
+                                 T* __restrict dx) {
+    const int64_t C = k.channels;
+    constexpr bool paper = form == Form::kPaper, columns_alone = form == Form::kColumns;
+    Row<T> rows[R]{};
+    T s[R]{}, q[R]{};  // s and the row's share in D', q' times the scale of q in D
+    prefetch(dy + R * C, R * C);
+    prefetch(u + R * C, R * C);
+    if (columns_alone) {
+        prefetch(x + R * C, R * C);
+    } else {
+        row_moments(k, x, rows);
+        Pack<T> along[R]{}, spread[R]{};
+        for_packs<T>(C, [&](int64_t j, auto lanes) INLINE_LAMBDA {
+            for (int r = 0; r < R; ++r) {
+                const Pack<T> direction = load(u + r * C + j, lanes);
+                along[r] += direction;
+                spread[r] += direction * (load(x + r * C + j, lanes) - rows[r].mean);
+            }
+        });
+        for (int r = 0; r < R; ++r) {
+            s[r] = k.a * total(along[r]);
+            q[r] = 2 * k.row_scale * total(spread[r]);
+        }
+    }
+    Pack<T> row_variance[R]{}, row_center[R]{}, row_change[R]{}, row_offset[R]{};
+    for_packs<T>(C, [&](int64_t j, auto lanes) INLINE_LAMBDA {
+        const Column<T> column(k, j);
+        Pack<T> weights{}, centers{}, variances{};
+        for (int r = 0; r < R; ++r) {
+            const Entry<T> e = entry<T, form>(k, load(x + r * C + j, lanes), column, rows[r]);
+            const Pack<T> direction = load(u + r * C + j, lanes);
+            Pack<T> g = load(dy + r * C + j, lanes), weight = column.weight;
+            if (relu) {
+                const auto off = e.centered * e.inverse * weight + column.bias <= 0;
+                g = off ? Pack<T>{} : g;
+                weight = off ? Pack<T>{} : weight;
+            }
+            const Pack<T> square = e.inverse * e.inverse, cube = g * column.weight * e.inverse * square;  // G r^3
+            if (columns_alone) {
+                const Pack<T> change = direction * e.inverse;
+                store(ddy + r * C + j, weight * change, lanes);
+                weights += g * change;
+                variances += T(-0.5) * cube * direction;
+                continue;
+            }
+            const Pack<T> center = direction + (k.a * direction - s[r]);
+            Pack<T> variance = Pack<T>{} + q[r], offset{};
+            if (paper) {
+                const Pack<T> d = e.centered + e.offset;
+                offset = s[r] - k.a * direction;
+                variance += 2 * (s[r] * e.row_offset - k.a * d * direction - e.offset * offset);
+            }
+            const Pack<T> half = T(0.5) * e.centered * square * variance, change = e.inverse * (center - half);
+            store(ddy + r * C + j, weight * change, lanes);
+            weights += g * change;
+            const Pack<T> A = cube * (T(1.5) * half - T(0.5) * center), B = T(-0.5) * cube * variance,
+                          E = T(-0.5) * cube * e.centered;
+            variances += A;
+            row_variance[r] += A;
+            row_center[r] += B;
+            row_change[r] += E;
+            Pack<T> out = B + k.a * B;
+            if (paper) {
+                centers += B + 2 * (e.offset * A + offset * E);
+                row_offset[r] += A * (e.row_offset - e.offset) - E * offset;
+                out -= 2 * k.a * (A * e.centered + E * center);
+            } else {
+                centers += B;
+            }
+            store(own + r * k.width + j, out);
+        }
+        const auto add = [&](int which, Pack<T> sum) INLINE_LAMBDA {
+            store(sums.of(which) + j, load(sums.of(which) + j) + sum);
+        };
+        add(sums.kWeight, weights);
+        add(sums.kInverse, centers);
+        add(sums.kVariance, variances);
+    });
+    if (columns_alone) {
+        std::fill_n(dx, R * C, T(0));
+        return;
+    }
+    T constant[R], by_x[R], by_u[R];
+    for (int r = 0; r < R; ++r) {
+        by_x[r] = 2 * k.row_scale * total(row_variance[r]);
+        by_u[r] = 2 * k.row_scale * total(row_change[r]);
+        constant[r] = -k.a * total(row_center[r]);
+        if (paper) constant[r] += 2 * k.a * total(row_offset[r]);
+        else constant[r] -= by_u[r] * s[r] / k.a_channels;
+    }
+    for (int r = 0; r < R; ++r) {
+        for_packs<T>(C, [&](int64_t j, auto lanes) INLINE_LAMBDA {
+            const Pack<T> d = load(x + r * C + j, lanes) - rows[r].mean, direction = load(u + r * C + j, lanes);
+            const Pack<T> out = load(own + r * k.width + j) + constant[r] + by_x[r] * d + by_u[r] * direction;
+            store(dx + r * C + j, out, lanes);
+        });
+    }
+}
+
+template <typename T, Form form, bool relu>
+void spatial_rows(const Columns<T>& k, int64_t begin, int64_t end, const T* x, const T* dy, const T* u,
+                  ColumnSums<T>& sums, T* ddy, T* dx) {
+    std::vector<T> own(kRows * k.width);
+    for (int64_t block = begin; block < end; block += kBlock) {
+        for_row_groups(block, std::min(block + kBlock, end), [&](int64_t i, auto rows) INLINE_LAMBDA {
+            const int64_t at = i * k.channels;
+            spatial_group<T, form, relu, rows.value>(k, x + at, dy + at, u + at, sums, own.data(), ddy + at, dx + at);
         });
         sums.flush();
     }
@@ -574,39 +704,37 @@ void specialize(Form form, bool relu, bool streaming, const Work& work) {
     else with_flags(std::integral_constant<Form, Form::kColumns>{});
 }
 
-// How the column sums reach x through the mean and the variance of each column: dL/dmean / N', 2 dL/dvar / (N' - 1).
+// dx += what reaches x through the mean and the variance of each column: dL/dmean / N', 2 dL/dvar / (N' - 1), with N'
+// the rows of x. Given are dL/dm of the cross (dL/dc of the others) and dL/dD, summed over the rows.
 template <typename T>
-void through_columns(const std::string& form, const Columns<T>& k, const ColumnSums<T>& sums, const T* mean,
-                     const T* var, int64_t batch_rows, std::vector<T>& from_mean, std::vector<T>& from_var) {
-    const int64_t C = k.channels;
+void add_through_columns(const std::string& form, const Columns<T>& k, const std::vector<double>& by_center,
+                         const std::vector<double>& by_variance, const Tensor& means, const Tensor& vars,
+                         const Tensor& batch_mean, const Tensor& x, T* dx) {
+    const int64_t C = k.channels, batch_rows = x.size(0);
+    const T *mean = means.const_data_ptr<T>(), *var = vars.const_data_ptr<T>();
     const double N = k.rows;
     double through_center = 0, through_variance = 0;  // of gn, whose columns share both
     Global g{};
     if (form == "gn") {
         g = global_moments(mean, var, N, C, k.eps);
-        for (int64_t j = 0; j < C; ++j) {
-            through_center -= k.weight[j] * sums.sum(sums.kBias, j) / std::sqrt(g.variance);
-            through_variance -= 0.5 * k.weight[j] * sums.sum(sums.kWeight, j) / g.variance;
-        }
+        for (int64_t j = 0; j < C; ++j) through_center += by_center[j], through_variance += by_variance[j];
     }
+    std::vector<T> own(k.width), from_mean(k.width), from_var(k.width);
+    std::copy_n(batch_mean.contiguous().template const_data_ptr<T>(), C, own.begin());
     for (int64_t j = 0; j < C; ++j) {
-        double d_mean, d_var;
-        if (form == "released" || form == "paper") {
-            const bool paper = form == "paper";
-            const double offset = paper ? sums.sum(sums.kOffset, j) : 0.0;
-            d_mean = N / k.size * k.weight[j] * (offset - sums.sum(sums.kInverse, j));
-            d_var = -0.5 * k.weight[j] * sums.sum(sums.kVariance, j) * (paper ? (N - 1) / k.size : 1.0);
-        } else if (form == "bn") {
-            const double inverse = k.var[j];
-            d_mean = -k.weight[j] * inverse * sums.sum(sums.kBias, j);
-            d_var = -0.5 * k.weight[j] * inverse * inverse * sums.sum(sums.kWeight, j) * (N - 1) / N;
-        } else {
+        double d_mean = by_center[j], d_var = by_variance[j];
+        if (form == "paper") d_var *= (N - 1) / k.size;
+        if (form == "bn") d_var *= (N - 1) / N;
+        if (form == "gn") {
             d_mean = through_center / C + through_variance * 2 * N * (mean[j] - g.mean) / g.degrees;
             d_var = through_variance * (N - 1) / g.degrees;
         }
         from_mean[j] = T(d_mean / batch_rows);
         from_var[j] = batch_rows > 1 ? T(2 * d_var / (batch_rows - 1)) : T(0);
     }
+    for_chunks(batch_rows, num_chunks(x), [&](int64_t, int64_t begin, int64_t end) {
+        add_from_columns(begin, end, C, x.const_data_ptr<T>(), own.data(), from_mean.data(), from_var.data(), dx);
+    });
 }
 
 void check_sizes(const Tensor& x, std::initializer_list<std::optional<Tensor>> of_columns) {
@@ -681,24 +809,59 @@ std::tuple<Tensor, Tensor, Tensor> normalize_backward(
                                                                                                partial[t], dxs);
             });
         });
-        ColumnSums<scalar_t>& sums = partial[0];
-        for (int64_t t = 1; t < chunks; ++t)
-            for (size_t i = 0; i < sums.total.size(); ++i) sums.total[i] += partial[t].total[i];
+        const ColumnSums<scalar_t> sums = merged(partial);
+        std::vector<double> by_center(C), by_variance(C);
         for (int64_t j = 0; j < C; ++j) {
             dweight.mutable_data_ptr<scalar_t>()[j] = scalar_t(sums.sum(sums.kWeight, j));
             dbias.mutable_data_ptr<scalar_t>()[j] = scalar_t(sums.sum(sums.kBias, j));
+            const double weight = k.weight[j], inverse = k.var[j];  // of norms of columns alone
+            if (form_of(form) == Form::kColumns) {
+                by_center[j] = -weight * inverse * sums.sum(sums.kBias, j);
+                by_variance[j] = -0.5 * weight * inverse * inverse * sums.sum(sums.kWeight, j);
+            } else {
+                const double offset = form == "paper" ? sums.sum(sums.kOffset, j) : 0.0;
+                by_center[j] = k.rows / k.size * weight * (offset - sums.sum(sums.kInverse, j));
+                by_variance[j] = -0.5 * weight * sums.sum(sums.kVariance, j);
+            }
         }
-        if (!batch_mean) return;
-        std::vector<scalar_t> own_mean(k.width), from_mean(k.width), from_var(k.width);
-        std::copy_n(batch_mean->contiguous().template const_data_ptr<scalar_t>(), C, own_mean.begin());
-        through_columns(form, k, sums, mean.const_data_ptr<scalar_t>(), var.const_data_ptr<scalar_t>(), N, from_mean,
-                        from_var);
-        for_chunks(N, chunks, [&](int64_t, int64_t begin, int64_t end) {
-            add_from_columns(begin, end, C, xs, own_mean.data(), from_mean.data(), from_var.data(),
-                             dxs);
-        });
+        if (batch_mean) add_through_columns(form, k, by_center, by_variance, mean, var, *batch_mean, x, dxs);
     });
     return {dx, dweight, dbias};
+}
+
+std::tuple<Tensor, Tensor, Tensor> spatial_backward(
+    const Tensor& given_u, const Tensor& given_dy, const Tensor& given, const std::optional<Tensor>& weight,
+    const std::optional<Tensor>& bias, const Tensor& rows, const Tensor& given_mean, const Tensor& given_var,
+    const std::optional<Tensor>& batch_mean, const std::string& form, double eps, bool relu) {
+    check_sizes(given, {weight, bias, given_mean, given_var, batch_mean});
+    TORCH_CHECK(given_dy.sizes() == given.sizes() && given_u.sizes() == given.sizes(),
+                "the gradients have another size than x");
+    const Tensor x = given.contiguous(), dy = given_dy.contiguous(), u = given_u.contiguous(),
+                 mean = given_mean.contiguous(), var = given_var.contiguous();
+    Tensor ddy = at::empty_like(x), dx = at::empty_like(x), dweight = at::empty_like(mean);
+    const int64_t N = x.size(0), C = x.size(1), chunks = num_chunks(x);
+    AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "spatial_backward", [&] {
+        const auto k =
+            prepare<scalar_t>(form_of(form), form, x, weight, bias, rows.item<double>(), mean, var, eps);
+        std::vector<ColumnSums<scalar_t>> partial(chunks, ColumnSums<scalar_t>(k.width));
+        scalar_t* dxs = dx.mutable_data_ptr<scalar_t>();
+        specialize(form_of(form), relu, false, [&](auto constant_form, auto with_relu, auto) {
+            for_chunks(N, chunks, [&](int64_t t, int64_t begin, int64_t end) {
+                spatial_rows<scalar_t, constant_form.value, with_relu.value>(
+                    k, begin, end, x.const_data_ptr<scalar_t>(), dy.const_data_ptr<scalar_t>(),
+                    u.const_data_ptr<scalar_t>(), partial[t], ddy.mutable_data_ptr<scalar_t>(), dxs);
+            });
+        });
+        const ColumnSums<scalar_t> sums = merged(partial);
+        std::vector<double> by_center(C), by_variance(C);
+        for (int64_t j = 0; j < C; ++j) {
+            dweight.mutable_data_ptr<scalar_t>()[j] = scalar_t(sums.sum(sums.kWeight, j));
+            by_center[j] = -k.rows / k.size * sums.sum(sums.kInverse, j);
+            by_variance[j] = sums.sum(sums.kVariance, j);
+        }
+        if (batch_mean) add_through_columns(form, k, by_center, by_variance, mean, var, *batch_mean, x, dxs);
+    });
+    return {ddy, dx, dweight};
 }
 
 }  // namespace
@@ -708,4 +871,5 @@ TORCH_LIBRARY_IMPL(crossnorm_ns, CPU, m) {
     m.impl("column_statistics", &column_statistics);
     m.impl("normalize", &normalize);
     m.impl("normalize_backward", &normalize_backward);
+    m.impl("spatial_backward", &spatial_backward);
 }

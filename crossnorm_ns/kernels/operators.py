@@ -19,10 +19,15 @@ _LIBRARY.define(f"normalize(Tensor x, {_FORMULA}, {_OPTIONS}) -> Tensor")
 _LIBRARY.define(
     f"normalize_backward(Tensor dy, Tensor x, {_FORMULA}, Tensor? batch_mean, {_OPTIONS}) -> (Tensor, Tensor, Tensor)"
 )
+_LIBRARY.define(
+    f"spatial_backward(Tensor d_dx, Tensor dy, Tensor x, {_FORMULA}, Tensor? batch_mean, {_OPTIONS})"
+    " -> (Tensor, Tensor, Tensor)"
+)
 
 column_statistics = torch.ops.crossnorm_ns.column_statistics.default
 normalize = torch.ops.crossnorm_ns.normalize.default
 normalize_backward = torch.ops.crossnorm_ns.normalize_backward.default
+spatial_backward = torch.ops.crossnorm_ns.spatial_backward.default
 
 
 def _of_columns(x: Tensor) -> Tensor:
@@ -45,6 +50,11 @@ def _(x: Tensor, *_: Any) -> Tensor:
 def _(dy: Tensor, x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     dweight = _of_columns(x)
     return x.new_empty(x.shape), dweight, torch.empty_like(dweight)
+
+
+@torch.library.register_fake("crossnorm_ns::spatial_backward", lib=_LIBRARY)
+def _(d_dx: Tensor, dy: Tensor, x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty(x.shape), _of_columns(x)
 
 
 def _triton() -> Any:
