@@ -95,19 +95,22 @@ class Measurement:
 def main(options: Options) -> None:
     """Measures, stores, prints and, on request, judges."""
     shrink = 50 if options.quick else 1
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder, Console(stderr=True).status("making the case") as status:
         path = Path(folder) / "case.npz"
-        np.savez(path, **make_case(options.triangles // shrink, options.points // shrink))
+        case = make_case(options.triangles // shrink, options.points // shrink)
+        np.savez(path, **case)
         measurements: dict[str, list[Measurement]] = {"ours": [], "straightforward": []}
         for side in ("ours", "straightforward", "ours"):
             status.update(f"measuring: {side}")
             measurements[side].append(_in_own_process(side, path))
         ours, theirs = _mean(measurements["ours"]), measurements["straightforward"][0]
-    table = report(ours, theirs)
+    conditions = f"{len(case['faces']):,} triangles; {_conditions(load)}"
+    table = report(ours, theirs, conditions)
     results = options.docs / "results"
     results.mkdir(parents=True, exist_ok=True)
     (results / "chamfer.md").write_text(table + "\n")
-    stored = {"conditions": _conditions(), "ours": vars(ours), "straightforward": vars(theirs)}
+    stored = {"conditions": conditions, "ours": vars(ours), "straightforward": vars(theirs)}
     (results / "chamfer.json").write_text(json.dumps(stored, indent=1) + "\n")
     print(table)
     if options.check and (found := complaints(ours, theirs)):
@@ -223,7 +226,7 @@ def _sample_triangle(job: tuple[int, int, np.ndarray, np.ndarray, np.ndarray]) -
     return u[within][:, None] * edge1 + v[within][:, None] * edge2 + corner
 
 
-def report(ours: Measurement, theirs: Measurement) -> str:
+def report(ours: Measurement, theirs: Measurement, conditions: str) -> str:
     """The table, and a line of conditions, counts and agreement."""
     lines = ["| stage | straightforward (s) | ours (s) | times faster |", "| --- | --- | --- | --- |"]
     for name in STAGES:
@@ -237,7 +240,7 @@ def report(ours: Measurement, theirs: Measurement) -> str:
     lines.append(f"| largest memory (GiB) | {theirs.memory:.2f} | {ours.memory:.2f} | |")
     counts = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in ours.num_points.items())
     return (
-        f"{_conditions()}.\n\nPoints: {counts}. Largest relative difference of accuracy and completeness: "
+        f"{conditions}.\n\nPoints: {counts}. Largest relative difference of accuracy and completeness: "
         f"{_difference(ours, theirs):.1e}.\n\n" + "\n".join(lines)
     )
 
@@ -286,12 +289,13 @@ def _largest_memory() -> float:
     raise RuntimeError("this system's /proc does not tell the largest resident memory (VmHWM)")
 
 
-def _conditions() -> str:
+def _conditions(load: float) -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     packages = ", ".join(f"{name} {version(name)}" for name in ("numpy", "scipy", "scikit-learn"))
-    return f"{platform.machine()}, {names[0] if names else platform.processor()}, {os.cpu_count()} cores, {packages}"
+    machine = f"{platform.machine()}, {names[0] if names else platform.processor()}, {os.cpu_count()} cores"
+    return f"{machine}, load of other work {load:.1f}, {packages}"
 
 
 if __name__ == "__main__":

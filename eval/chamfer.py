@@ -34,7 +34,7 @@ NUM_STAGES = 3
 _BLOCK = 4_000_000
 """Grid positions on triangles held at a time."""
 _FIRST_BATCH = 1024
-"""Points thinned first, in one go; every further batch holds as many points as all before it."""
+"""Points thinned first, in one go; every further batch holds three times the points of all before it."""
 _CELL = 1.0
 """Edge of the cells whose points are brought together, millimetres."""
 
@@ -248,7 +248,7 @@ def _grid(
 def thin(points: Points, radius: float = SPACING) -> Int64[np.ndarray, " kept"]:
     """Goes through the points in order and keeps each that has no kept point within the radius (or at it).
 
-    The result is that of this loop, but it is found in batches that double: points near to kept ones of the batches
+    The result is that of this loop, but it is found in growing batches: points near to kept ones of the batches
     before are dropped by one query of a tree, and pairs of near points are looked up among the rest alone. In a random
     order the rest has few of them (Blelloch, Fineman and Shun, "Greedy sequential maximal independent set and matching
     are parallel on average", 2012), so that memory is bounded by a few numbers a point, however dense the points are.
@@ -266,7 +266,7 @@ def thin(points: Points, radius: float = SPACING) -> Int64[np.ndarray, " kept"]:
             batch = batch[np.isinf(_nearest(points[batch], _tree(points[kept]), np.nextafter(radius, np.inf)))]
         pairs = _tree(points[batch]).query_pairs(radius, output_type="ndarray")
         kept[batch[_first_come(order[batch], pairs)]] = True
-        start, stop = stop, 2 * stop
+        start, stop = stop, 4 * stop
     return order[kept]
 
 

@@ -274,4 +274,4 @@ def test_benchmark_complains_of_what_is_worse_than_it_must_be(both_sides) -> Non
     assert "times faster" in benchmark.complaints(ours, slow)[0]
     assert "GiB" in benchmark.complaints(replace(ours, memory=2.1), fast)[0]
     assert "difference" in benchmark.complaints(replace(ours, accuracy=1.001 * ours.accuracy), fast)[0]
-    assert "**8.1**" in benchmark.report(ours, fast)
+    assert "**8.1**" in benchmark.report(ours, fast, "conditions")
