@@ -54,8 +54,8 @@ class NeuSModelConfig(ModelConfig):
     """Form of the cross normalization in both networks. The released form cannot start from the sphere exactly: its
     denominator holds a variance of each sample."""
     norm_statistics: Literal["renorm", "batch"] = "renorm"
-    """Training statistics: the moving average's values with the batch's gradients, so that the surface that is
-    evaluated is the surface that is trained; or the batch's."""
+    """Training statistics: the moving average's values with the batch's gradients, so that samplers and the render
+    pass see one surface; or the batch's."""
     norm_momentum: float = 0.05
     """Of the moving average of the norms' statistics, which the render pass alone updates."""
     norm_initialization: Literal["identity", "default"] = "identity"
