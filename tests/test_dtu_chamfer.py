@@ -210,7 +210,7 @@ def test_all_scans_found_are_shown_beside_the_papers_table(
         square(height).export(folder / "meshes" / name)
     (folder / "meshes" / "notes.txt").write_text("scan 40")
     monkeypatch.setenv("COLUMNS", "120")
-    result = evaluate(monkeypatch, "--all", "meshes", "--visualize", "meshes")
+    result = evaluate(monkeypatch, "--all", "meshes")
     assert [scan["scan"] for scan in result["scans"]] == [24, 37]
     assert result["missing_scans"] == list(DTU_SCANS[2:]) and result["num_scans"] == 2
     mean = sum(scan["overall"] for scan in result["scans"]) / 2
@@ -221,7 +221,13 @@ def test_all_scans_found_are_shown_beside_the_papers_table(
     assert lines["mean of 2"].split()[-2] == f"{mean:.2f}"
     assert "0.89" in lines["mean of 2"], "(0.91 + 0.86) / 2, rounded"
     assert "0.75" in lines["mean of 15"]
-    evaluate(monkeypatch, "--all", "meshes")
+
+
+def test_clouds_written_beside_a_surface_are_not_taken_for_surfaces(tmp_path: Path) -> None:
+    (tmp_path / "scan24").mkdir()
+    for name in ("mesh.ply", "vis_024_d2s.ply", "vis_024_s2d.ply"):
+        (tmp_path / "scan24" / name).write_text("")
+    assert find_scans(tmp_path, DTU_SCANS) == {24: tmp_path / "scan24" / "mesh.ply"}
 
 
 def test_runs_are_taken_where_there_are_no_meshes(tmp_path: Path) -> None:
@@ -233,7 +239,7 @@ def test_runs_are_taken_where_there_are_no_meshes(tmp_path: Path) -> None:
     assert find_scans(tmp_path, DTU_SCANS) == {37: tmp_path / "scan37.ply"}
 
 
-@pytest.mark.parametrize("name", ["scan24.ply", "DTU_scan_024.obj", "scan24/fused.ply", "scan24/x/mesh.ply"])
+@pytest.mark.parametrize("name", ["scan24.ply", "DTU_scan_024.obj", "scan24/x/mesh.ply", "scan37_and_more/scan24.ply"])
 def test_scans_are_found_by_names_of_files_and_folders(tmp_path: Path, name: str) -> None:
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text("")
