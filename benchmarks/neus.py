@@ -11,7 +11,6 @@ medians of paired ratios (see benchmarks.norms).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,12 +22,13 @@ from nerfstudio.data.scene_box import SceneBox
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.norms import _conditions, _store, _table, paired_ratio
+from benchmarks.norms import paired_ratio
+from benchmarks.tables import conditions, store, table
+from benchmarks.training_steps import Step, operator_table, operator_times
 from crossnorm_ns.models.neus import NeuSModel
 from crossnorm_ns.norms import NormChoice
 from method_configs.neus import neus_ref, tiny_config
 
-Step = Callable[[], None]
 PLACES: dict[str, tuple[NormChoice, NormChoice]] = {
     "neus-cn: CN in both networks": ("cn", "cn"),
     "CN in the signed distance's network": ("cn", "none"),
@@ -105,24 +105,18 @@ def step_table(options: Options) -> str:
         ours, theirs = training_step(*norms, options), training_step("none", "none", options)
         rows.append([name, f"{paired_ratio(ours, theirs, options.seconds):.2f}"])
     return (
-        f"Time of a training step over that of neus-ref, {_size(options)}; {_conditions()}.\n\n"
-        f"{_table(['norms', 'ratio'], rows)}"
+        f"Time of a training step over that of neus-ref, {_size(options)}; {conditions()}.\n\n"
+        f"{table(['norms', 'ratio'], rows)}"
     )
 
 
 def profile_table(options: Options) -> str:
     """Milliseconds of a step by operator, without a norm and with CN, each without the operators that it calls."""
-    plain = _profile(training_step("none", "none", options), options.steps)
-    cross = _profile(training_step(*PLACES[NEUS_CN], options), options.steps)
-    names = sorted(plain | cross, key=lambda name: -abs(cross.get(name, 0.0) - plain.get(name, 0.0)))
-    rows = [[f"`{name}`", plain.get(name, 0.0), cross.get(name, 0.0)] for name in names]
-    kept, others = rows[: options.shown], rows[options.shown :]
-    sums = [["the rest", *(sum(row[i] for row in others) for i in (1, 2))]]
-    sums += [["sum", *(sum(row[i] for row in rows) for i in (1, 2))]]
-    cells = [[str(row[0]), f"{row[1]:.2f}", f"{row[2]:.2f}", f"{row[2] - row[1]:+.2f}"] for row in kept + sums]
+    plain = operator_times(training_step("none", "none", options), options.steps)
+    cross = operator_times(training_step(*PLACES[NEUS_CN], options), options.steps)
     return (
-        f"Mean of {options.steps} steps, {_size(options)}; {_conditions()}.\n\n"
-        f"{_table(['milliseconds of a step in', 'none', 'CN', 'difference'], cells)}"
+        f"Mean of {options.steps} steps, {_size(options)}; {conditions()}.\n\n"
+        f"{operator_table(plain, cross, options.shown)}"
     )
 
 
@@ -130,24 +124,13 @@ def _size(options: Options) -> str:
     return f"{options.preset} preset, {options.rays or _RAYS[options.preset]} rays"
 
 
-def _profile(step: Step, steps: int) -> dict[str, float]:
-    between = "(Python between operators)"
-    for _ in range(3):
-        step()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
-        for _ in range(steps):
-            with torch.profiler.record_function(between):
-                step()
-    return {event.key: event.self_cpu_time_total / 1e3 / steps for event in profiler.key_averages()}
-
-
 def main(options: Options) -> None:
     """Measures, stores and prints."""
     torch.set_num_threads(options.threads)
     if options.what == "step":
-        _store(options.docs, "neus-step", step_table(options))
+        store(options.docs, "neus-step", step_table(options))
     else:
-        _store(options.docs, "neus-profile", profile_table(options))
+        store(options.docs, "neus-profile", profile_table(options))
 
 
 if __name__ == "__main__":

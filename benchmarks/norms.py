@@ -14,10 +14,8 @@ kernels hold on their own stack and heap, a few values for each channel and thre
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -26,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import tyro
@@ -34,7 +32,8 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn import functional
 
-from crossnorm_ns import kernels
+from benchmarks.tables import conditions, store, table
+from benchmarks.training_steps import mipnerf_presets, operator_table, operator_times, training_steps
 from crossnorm_ns.functional.normalization import Variant, cross_norm, global_norm
 from crossnorm_ns.functional.statistics import column_statistics
 
@@ -139,12 +138,11 @@ def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
     plan = _QUICK if options.quick else Plan()
     if options.what == "profile":
-        _store(options.docs, "norms-profile", profile_table(plan, steps=2 if options.quick else 20))
+        store(options.docs, "norms-profile", profile_tables(plan, steps=2 if options.quick else 20))
         return
     rows = [judged(*measurement) for measurement in _measurements(plan)]
-    conditions = _conditions()
-    _store(options.docs, "norms", f"{conditions}.\n\n{tables(rows)}")
-    stored = {"conditions": conditions, "rows": [asdict(row) for row in rows]}
+    store(options.docs, "norms", f"{conditions()}.\n\n{tables(rows)}")
+    stored = {"conditions": conditions(), "rows": [asdict(row) for row in rows]}
     (options.docs / "results" / "norms.json").write_text(json.dumps(stored, indent=1) + "\n")
     if options.check and (found := complaints(rows)):
         sys.exit("\n".join(found))  # status 1
@@ -177,7 +175,9 @@ def _measurements(plan: Plan) -> Iterator[Measurement]:
         status.update("growth")
         yield _growth(plan)
         status.update("training steps")
-        yield from _steps(plan)
+        for case, preset in mipnerf_presets(plan.tiny_rays, plan.full_rays).items():
+            with training_steps(preset) as (theirs, ours):
+                yield "training step of mipnerf-cn / mipnerf-ref", case, paired_ratio(ours, theirs, plan.step_seconds)
 
 
 def _inputs(rows: int, channels: int, mean: float = 0.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -351,79 +351,14 @@ def _growth(plan: Plan) -> Measurement:
     return "CN, time per element, largest / smallest", f"C = 64: {each}", ratio
 
 
-def _tiny_configs() -> tuple[Any, Any]:
-    """The tiny preset without a norm and with CN."""
-    from method_configs.mipnerf import tiny_config
-
-    return tiny_config("mipnerf-ref-tiny", "none", 5e-3), tiny_config("mipnerf-cn-tiny", "cn", 5e-3)
-
-
-def _trainer(config: Any, rays: int, scene: Path, folder: Path) -> Any:
-    """nerfstudio's trainer of a method, ready for its first step."""
-    config = copy.deepcopy(config)
-    config.output_dir, config.timestamp, config.vis = folder, "run", "tensorboard"
-    config.machine.device_type = "cpu"
-    config.pipeline.datamanager.data = scene
-    config.pipeline.datamanager.train_num_rays_per_batch = rays
-    with contextlib.redirect_stdout(sys.stderr):
-        trainer = config.setup(local_rank=0, world_size=1)
-        trainer.setup(test_mode="test")
-    trainer.pipeline.train()
-    return trainer
-
-
-@contextlib.contextmanager
-def _example_scene() -> Iterator[tuple[Path, Path]]:
-    """A generated scene of 40x40 pixels, and a folder for trainings on it."""
-    from crossnorm_ns.data import make_scene
-
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
-        make_scene.blender(Path(folder) / "scene", resolution=40, train=4, val=0, test=1, supersampling=1)
-        yield Path(folder) / "scene", Path(folder) / "runs"
-
-
-def _steps(plan: Plan) -> Iterator[Measurement]:
-    from method_configs.mipnerf import mipnerf_cn, mipnerf_ref
-
-    presets = {
-        f"tiny: 8 x 64, 24 + 24 samples, {plan.tiny_rays} rays": (_tiny_configs(), plan.tiny_rays),
-        f"full: 8 x 256, 128 + 128 samples, {plan.full_rays} rays of 4096": (
-            (mipnerf_ref.config, mipnerf_cn.config),
-            plan.full_rays,
-        ),
-    }
-    with _example_scene() as (scene, folder):
-        for case, (configs, rays) in presets.items():
-            theirs, ours = (partial(_trainer(config, rays, scene, folder).train_iteration, 1) for config in configs)
-            yield "training step of mipnerf-cn / mipnerf-ref", case, paired_ratio(ours, theirs, plan.step_seconds)
-
-
-def step_profile(trainer: Any, steps: int) -> dict[str, float]:
-    """Milliseconds of a step by operator, each without the operators that it calls."""
-    between = "(Python between operators)"
-    for step in range(3):
-        trainer.train_iteration(step)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
-        for step in range(3, 3 + steps):
-            with torch.profiler.record_function(between):
-                trainer.train_iteration(step)
-    return {event.key: event.self_cpu_time_total / 1e3 / steps for event in profiler.key_averages()}
-
-
-def profile_table(plan: Plan, steps: int, shown: int = 12) -> str:
-    """Where the time of a step of the tiny preset goes, without a norm and with CN."""
-    with _example_scene() as (scene, folder):
-        plain, cross = (
-            step_profile(_trainer(config, plan.tiny_rays, scene, folder), steps) for config in _tiny_configs()
-        )
-    operators = sorted(plain | cross, key=lambda key: -max(plain.get(key, 0), cross.get(key, 0)))
-    times = [(key, plain.get(key, 0.0), cross.get(key, 0.0)) for key in operators]
-    rest = ("the rest", *(sum(column) for column in zip(*[row[1:] for row in times[shown:]], strict=True)))
-    total = ("sum", sum(plain.values()), sum(cross.values()))
-    cells = [[f"`{key}`", f"{a:.2f}", f"{b:.2f}"] for key, a, b in times[:shown]]
-    cells += [[str(key), f"{float(a):.2f}", f"{float(b):.2f}"] for key, a, b in (rest, total)]
-    heads = ["milliseconds of a step in", "none", "CN"]
-    return f"Mean of {steps} steps of {plan.tiny_rays} rays, tiny preset; {_conditions()}.\n\n{_table(heads, cells)}"
+def profile_tables(plan: Plan, steps: int, shown: int = 12) -> str:
+    """Where the time of a step of both presets goes, without a norm and with CN."""
+    parts = [f"Mean of {steps} steps; {conditions()}."]
+    for case, preset in mipnerf_presets(plan.tiny_rays, plan.full_rays).items():
+        with training_steps(preset) as both:
+            plain, cross = (operator_times(step, steps) for step in both)
+        parts.append(f"{case.capitalize()}.\n\n{operator_table(plain, cross, shown)}")
+    return "\n\n".join(parts)
 
 
 def tables(rows: Sequence[Row]) -> str:
@@ -434,11 +369,11 @@ def tables(rows: Sequence[Row]) -> str:
     cases = [row.case for row in next(iter(groups.values()))]
     shaped = [group for group in groups.values() if [row.case for row in group] == cases]
     others = [row for group in groups.values() if group not in shaped for row in group]
-    by_shape = _table(
+    by_shape = table(
         ["figure", *cases, "must", "goal"],
         [[group[0].figure, *(_measured(row) for row in group), *_bounds(group)] for group in shaped],
     )
-    by_case = _table(
+    by_case = table(
         ["figure", "case", "measured", "must", "goal"],
         [[row.figure, row.case, _measured(row), *_bounds([row])] for row in others],
     )
@@ -454,29 +389,6 @@ def _bounds(group: Sequence[Row]) -> list[str]:
     bound = BOUNDS[group[0].figure]
     extra = f" + {bound.per_channel:g}/C" if bound.per_channel else ""
     return [f"{value:g}{extra}" for value in (bound.must, bound.goal)]
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _store(docs: Path, stem: str, text: str) -> None:
-    folder = docs / "results"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{stem}.md").write_text(text + "\n")
-    print(text)
-
-
-def _conditions() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    kernel = "compiled" if kernels.chooses_kernel(torch.zeros(1, 1)) else "plain"
-    return (
-        f"{platform.machine()}, {names[0] if names else platform.processor()}, {torch.get_num_threads()} threads, "
-        f"torch {torch.__version__}, {kernel} kernels, float32"
-    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,37 @@
+"""How the benchmarks write what they measured: tables in Markdown, and under which conditions."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from crossnorm_ns import kernels
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def store(docs: Path, stem: str, text: str) -> None:
+    """Prints a result and keeps it in docs/results/STEM.md."""
+    folder = docs / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{stem}.md").write_text(text + "\n")
+    print(text)
+
+
+def conditions() -> str:
+    """Machine, threads, torch, kernels: what a time depends on."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    kernel = "compiled" if kernels.chooses_kernel(torch.zeros(1, 1)) else "plain"
+    return (
+        f"{platform.machine()}, {names[0] if names else platform.processor()}, {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}, {kernel} kernels, float32"
+    )
