@@ -13,11 +13,11 @@ from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from scipy.spatial import KDTree
 
 from crossnorm_ns.data.example_object import signed_distance
 from crossnorm_ns.data.make_scene import SCALE_MAT
 from crossnorm_ns.functional.marching_cubes import extract_surface
-from eval.chamfer import MAX_DISTANCE, nearest_distances
 from examples.mesh_pictures import draw_mesh
 
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ def draw(sides: Sequence[Side], path: Path) -> None:
 
 
 def _errors(side: Side) -> np.ndarray:
-    distances = nearest_distances(np.array(side.surface.vertices), side.comparison.reference.points)
-    return distances.clip(max=MAX_DISTANCE)
+    return KDTree(side.comparison.reference.points).query(side.surface.vertices)[0]
 
 
 def _true_surface() -> trimesh.Trimesh:
