@@ -32,6 +32,14 @@ def test_calibration_equals_statistics_over_all_batches(name, sizes):
         assert float(stored.rows) == pytest.approx(sum(sizes) / sum(size > 0 for size in sizes))  # N of one batch
 
 
+@pytest.mark.parametrize("name", WITH_COLUMNS)
+def test_calibration_leaves_renormalised_norms_with_the_function_that_they_trained(name):
+    model = train(network(name, statistics="renorm"))
+    before = buffers(model)
+    calibrate(model, [(points(30, seed) + 1,) for seed in range(3)])
+    assert_same(buffers(model), before)
+
+
 @pytest.mark.parametrize("enabled", [True, False])
 def test_calibration_changes_nothing_but_what_evaluation_uses(enabled):
     model = train(network("cn-released"))

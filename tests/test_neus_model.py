@@ -497,9 +497,9 @@ def distances_in_training_and_evaluation(model: NeuSModel) -> tuple[torch.Tensor
 
 @pytest.mark.parametrize(("norm", "variant"), WITH_COLUMNS)
 def test_surface_that_is_evaluated_is_the_surface_that_was_trained(norm: str, variant: str):
-    """As far as the moving averages go; calibration replaces them by statistics of its own batches."""
     model = make_model(norm, variant)
     train_some_steps(model, steps=20)
+    calibrate(model, [(random_rays(64, seed),) for seed in range(20)])
     trained, evaluated = distances_in_training_and_evaluation(model)
     assert len(trained) > 1000
     assert (trained - evaluated).abs().mean() < 1e-5

@@ -357,7 +357,7 @@ def calibrate_on_balls(field: SDFField, batches: int = 20, points: int = 200) ->
 
 @pytest.mark.parametrize("norm", WITH_COLUMNS)
 def test_calibration_of_the_render_pass_sets_what_evaluation_uses_and_no_moving_average(norm: str):
-    field = make_field(norm, norm).train()
+    field = make_field(norm, norm, norm_options={"statistics": "batch"}).train()
     field.initialize_norms(points_in_ball(300))
     train_some_steps(field)
     before = buffers(field)

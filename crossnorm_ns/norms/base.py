@@ -211,9 +211,12 @@ class Norm(nn.Module):
         self._populations = {}
 
     def end_calibration(self, keep: bool = True) -> None:
-        """Stores what was gathered since `begin_calibration` for evaluation, or forgets it."""
+        """Stores what was gathered since `begin_calibration` for evaluation, or forgets it.
+
+        Renormalised norms keep the moving average: its values are what they train with.
+        """
         for name, population in (self._populations or {}).items():
-            if keep:
+            if keep and self.statistics == "batch":
                 self._add_domain(name).store(population.statistics())
         self._populations = None
 

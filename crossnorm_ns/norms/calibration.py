@@ -18,7 +18,8 @@ def calibrate(module: nn.Module, batches: Iterable[tuple[Any, ...]]) -> None:
     Runs the module in train mode with gradients enabled, so each norm sees what it sees in training, and merges the
     batch statistics of every domain that the passes enter by Chan's formula. What the module does without gradients
     (up-sampling) is not counted, as in training. Parameters, moving averages and train/eval flags stay as they were;
-    random numbers are drawn as the module draws them.
+    random numbers are drawn as the module draws them. Norms with `statistics="renorm"` are left with their moving
+    average, whose values they train with.
 
     Args:
         module: with norms somewhere inside; one without is left alone.
