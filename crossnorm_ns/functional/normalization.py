@@ -196,6 +196,8 @@ class _SpatialGradient(torch.autograd.Function):
             inputs = [None if t is None else next(own) for t in (dy, x, weight, bias)]
             gradients = _gradients_by_formula(ctx, *inputs)
             known = [(z, dz) for z, dz in zip(gradients, grad_outputs, strict=True) if z is not None and dz is not None]
+            if not known:
+                return (None,) * 7
             wanted = [t for t in inputs if t is not None and t.requires_grad]
             outputs, upstream = zip(*known, strict=True)
             found = iter(torch.autograd.grad(outputs, wanted, upstream, create_graph=graph, allow_unused=True))
