@@ -55,7 +55,7 @@ class Arguments:
     """Scene folder instead of the one that the run recorded."""
     device: str | None = None
     """Where to evaluate the network (cpu, cuda, cuda:1, ...). By default the GPU if there is one."""
-    block_size: int = 65_536
+    block_size: int = 16_384
     """Points evaluated at a time: less takes less memory, for the same mesh."""
 
 
@@ -108,7 +108,7 @@ def extract_run_mesh(
     colors: bool = False,
     data: Path | None = None,
     device: str | None = None,
-    block_size: int = 65_536,
+    block_size: int = 16_384,
     progress: Progress | None = None,
 ) -> Trimesh:
     """The zero level set of a run's signed distance, within 1.01 times the box of the unit sphere.

@@ -24,7 +24,7 @@ def extract_surface(
     level: float = 0.0,
     *,
     inside: Side = "below",
-    block_size: int = 65_536,
+    block_size: int = 16_384,
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Float64[np.ndarray, "vertices 3"], Int64[np.ndarray, "faces 3"]]:
