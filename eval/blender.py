@@ -3,14 +3,11 @@
 `--help` has to be quick, so whatever imports torch is imported after the arguments have been read.
 """
 
-import sys
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import tyro
-
+from eval.command import run_command
 from eval.errors import EvaluationError
 from eval.protocols import ProtocolName
 
@@ -134,17 +131,8 @@ def _check_targets(arguments: Arguments, scene: Path) -> None:
 
 
 def run() -> None:
-    """The command: bad input ends with one line on standard error and exit code 2."""
-    arguments = tyro.cli(Arguments, prog="python -m eval.blender")
-    # what nerfstudio does to torch is nothing that the user could mend
-    warnings.filterwarnings("ignore", module=r"(nerfstudio|torch)\.")
-    from crossnorm_ns.data.errors import DataError
-
-    try:
-        main(arguments)
-    except (EvaluationError, DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    """The command."""
+    run_command(Arguments, main, "python -m eval.blender")
 
 
 if __name__ == "__main__":

@@ -4,15 +4,12 @@
 """
 
 import json
-import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tyro
-
+from eval.command import run_command
 from eval.dtu_files import Mode, check_reference, find_scans, load_mesh, load_points, load_reference
 from eval.errors import EvaluationError
 from eval.mesh_cleaning import Cull
@@ -259,17 +256,8 @@ def _listed() -> str:
 
 
 def run() -> None:
-    """The command: bad input ends with one line on standard error and exit code 2."""
-    arguments = tyro.cli(Arguments, prog="python -m eval.dtu_chamfer")
-    # what nerfstudio does to torch is nothing that the user could mend
-    warnings.filterwarnings("ignore", module=r"(nerfstudio|torch)\.")
-    from crossnorm_ns.data.errors import DataError
-
-    try:
-        main(arguments)
-    except (EvaluationError, DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    """The command."""
+    run_command(Arguments, main, "python -m eval.dtu_chamfer")
 
 
 if __name__ == "__main__":

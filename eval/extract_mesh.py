@@ -6,16 +6,13 @@
 from __future__ import annotations
 
 import os
-import sys
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import tyro
-
+from eval.command import run_command
 from eval.errors import EvaluationError
 
 if TYPE_CHECKING:
@@ -237,17 +234,8 @@ def _progress_bar() -> Iterator[Progress]:
 
 
 def run() -> None:
-    """The command: bad input ends with one line on standard error and exit code 2."""
-    arguments = tyro.cli(Arguments, prog="python -m eval.extract_mesh")
-    # what nerfstudio does to torch is nothing that the user could mend
-    warnings.filterwarnings("ignore", module=r"(nerfstudio|torch)\.")
-    from crossnorm_ns.data.errors import DataError
-
-    try:
-        main(arguments)
-    except (EvaluationError, DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    """The command."""
+    run_command(Arguments, main, "python -m eval.extract_mesh")
 
 
 if __name__ == "__main__":

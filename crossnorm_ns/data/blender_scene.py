@@ -17,6 +17,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from crossnorm_ns.data.errors import DataError
+from crossnorm_ns.data.pictures import downscaled_size, size_and_mode, unreadable
 
 RIGID_TOLERANCE = 1e-3
 """Largest error of R^T R - 1 that still counts as a rotation: float32 exports stay below 1e-6."""
@@ -70,7 +71,7 @@ def read_split(scene: Path, split: str, downscale_factor: int = 1) -> BlenderSpl
     image_paths = tuple(_image_path(scene, path, index, frame) for index, frame in enumerate(frames))
     camera_to_worlds = [_camera_to_world(path, index, frame) for index, frame in enumerate(frames)]
     where = _frame(image_paths[0], path, 0)
-    width, height = _downscaled_size(where, _image_size(image_paths[0], where), downscale_factor)
+    width, height = downscaled_size(where, _image_size(image_paths[0], where), downscale_factor)
     return BlenderSplit(
         names=tuple(image_path.stem for image_path in image_paths),
         image_paths=image_paths,
@@ -119,9 +120,9 @@ def load_image(path: Path, downscale_factor: int = 1) -> Float[np.ndarray, "heig
             _check_mode(str(path), image.mode)
             rgba = np.asarray(image, dtype=np.float32) / np.float32(255)
     except (OSError, SyntaxError) as error:
-        raise _unreadable(str(path), error) from error
+        raise unreadable(str(path), error) from error
     height, width = rgba.shape[:2]
-    size = _downscaled_size(str(path), (width, height), downscale_factor)
+    size = downscaled_size(str(path), (width, height), downscale_factor)
     if downscale_factor == 1:
         return rgba
     return cv2.resize(rgba, size, interpolation=cv2.INTER_AREA)
@@ -204,12 +205,7 @@ def _frame(image_path: Path, path: Path, index: int) -> str:
 
 def _image_size(path: Path, where: str) -> tuple[int, int]:
     """Width and height in pixels of an intact RGBA picture, from its header and checksums."""
-    try:
-        with Image.open(path) as image:
-            size, mode = image.size, image.mode
-            image.verify()
-    except (OSError, SyntaxError) as error:
-        raise _unreadable(where, error) from error
+    size, mode = size_and_mode(path, where)
     _check_mode(where, mode)
     return size
 
@@ -220,16 +216,3 @@ def _check_mode(where: str, mode: str) -> None:
             f"{where} has no alpha channel of its own (mode {mode}, RGBA needed): "
             "render with a transparent background and save as RGBA PNG."
         )
-
-
-def _unreadable(where: str, error: Exception) -> DataError:
-    return DataError(f"{where} cannot be read as a picture ({error}): it may be truncated, copy it again.")
-
-
-def _downscaled_size(where: str, size: tuple[int, int], factor: int) -> tuple[int, int]:
-    if factor < 1 or size[0] % factor or size[1] % factor:
-        raise DataError(
-            f"{where} is {size[0]}x{size[1]}, which downscale_factor {factor} does not divide: "
-            "choose a factor that divides width and height (1 keeps the size)."
-        )
-    return size[0] // factor, size[1] // factor

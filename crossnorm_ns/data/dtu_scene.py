@@ -20,6 +20,7 @@ from numpy.lib.npyio import NpzFile
 from PIL import Image
 
 from crossnorm_ns.data.errors import DataError
+from crossnorm_ns.data.pictures import downscaled_size, size_and_mode, unreadable
 
 CAMERA_FILE = "cameras_sphere.npz"
 SKEW_TOLERANCE = 0.1
@@ -67,7 +68,7 @@ def read_scene(folder: Path, downscale_factor: int = 1) -> DTUScene:
     """
     image_paths, mask_paths = _views(folder)
     size = _common_size((*image_paths, *mask_paths))
-    width, height = _downscaled_size(str(image_paths[0]), size, downscale_factor)
+    width, height = downscaled_size(str(image_paths[0]), size, downscale_factor)
     for mask_path in mask_paths:
         if not (load_mask(mask_path, downscale_factor) > 0.5).any():
             raise DataError(
@@ -116,9 +117,9 @@ def _load(path: Path, mode: str, downscale_factor: int) -> Float[np.ndarray, "..
             _check_mode(path, image.mode)
             pixels = np.asarray(image.convert(mode), dtype=np.float32) / np.float32(255)
     except (OSError, SyntaxError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(str(path), error) from error
     height, width = pixels.shape[:2]
-    size = _downscaled_size(str(path), (width, height), downscale_factor)
+    size = downscaled_size(str(path), (width, height), downscale_factor)
     if downscale_factor == 1:
         return pixels
     return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
@@ -188,12 +189,7 @@ def _common_size(paths: Sequence[Path]) -> tuple[int, int]:
 
 
 def _image_size(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path) as image:
-            size, mode = image.size, image.mode
-            image.verify()
-    except (OSError, SyntaxError) as error:
-        raise _unreadable(path, error) from error
+    size, mode = size_and_mode(path, str(path))
     _check_mode(path, mode)
     return size
 
@@ -201,19 +197,6 @@ def _image_size(path: Path) -> tuple[int, int]:
 def _check_mode(path: Path, mode: str) -> None:
     if mode not in EIGHT_BIT_MODES:
         raise DataError(f"{path} does not have 8 bits per channel (mode {mode}): save it as an 8-bit PNG.")
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path} cannot be read as a picture ({error}): it may be truncated, copy it again.")
-
-
-def _downscaled_size(where: str, size: tuple[int, int], factor: int) -> tuple[int, int]:
-    if factor < 1 or size[0] % factor or size[1] % factor:
-        raise DataError(
-            f"{where} is {size[0]}x{size[1]}, which downscale_factor {factor} does not divide: "
-            "choose a factor that divides width and height (1 keeps the size)."
-        )
-    return size[0] // factor, size[1] // factor
 
 
 def _shrinking(factor: int) -> Float[np.ndarray, "3 3"]:

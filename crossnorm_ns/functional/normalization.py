@@ -190,11 +190,15 @@ class _SpatialGradient(torch.autograd.Function):
             d_dy, dx, dweight = kernels.spatial_backward(d_dx, dy, *arguments)
             return d_dy, dx, None if weight is None else dweight, None, None, None, None
         graph = torch.is_grad_enabled()
-        given = [t for t in (dy, x, weight, bias) if t is not None]
+
+        def start(t: Tensor) -> Tensor:
+            return t.view_as(t) if graph else t.detach().requires_grad_()
+
         with torch.enable_grad():
-            own = iter([t.view_as(t) if graph else t.detach().requires_grad_() for t in given])
-            inputs = [None if t is None else next(own) for t in (dy, x, weight, bias)]
-            gradients = _gradients_by_formula(ctx, *inputs)
+            own_dy, own_x = start(dy), start(x)
+            own_weight, own_bias = (None if t is None else start(t) for t in (weight, bias))
+            inputs = [own_dy, own_x, own_weight, own_bias]
+            gradients = _gradients_by_formula(ctx, own_dy, own_x, own_weight, own_bias)
             known = [(z, dz) for z, dz in zip(gradients, grad_outputs, strict=True) if z is not None and dz is not None]
             if not known:
                 return (None,) * 7
@@ -203,6 +207,10 @@ class _SpatialGradient(torch.autograd.Function):
             found = iter(torch.autograd.grad(outputs, wanted, upstream, create_graph=graph, allow_unused=True))
         grads = [next(found) if t is not None and t.requires_grad else None for t in inputs]
         return *grads, None, None, None
+
+
+# torch binds the arguments to the signature in each call, and would work it out each time.
+_SpatialGradient.forward.__signature__ = inspect.signature(_SpatialGradient.forward)  # type: ignore[attr-defined]
 
 
 class _Normalize(torch.autograd.Function):
@@ -256,7 +264,6 @@ class _Normalize(torch.autograd.Function):
         return (*grads, *[None] * 6)
 
 
-# torch binds the arguments to the signature in each call, and would work it out each time.
 _Normalize.forward.__signature__ = inspect.signature(_Normalize.forward)  # type: ignore[attr-defined]
 
 
@@ -276,11 +283,11 @@ _transforms_active: Any = getattr(torch._C, "_are_functorch_transforms_active", 
 
 # A compiler that traced it would lose the distinction between spatial gradients and others: it breaks its graph here.
 @torch.compiler.disable
-def _normalize_uncompiled(*inputs: Any) -> Tensor:
+def _normalize_uncompiled(*inputs: Any) -> Any:
     return _Normalize.apply(*inputs)
 
 
-def _normalize(*inputs: Any) -> Tensor:
+def _normalize(*inputs: Any) -> Any:
     if torch.compiler.is_compiling():
         return _normalize_uncompiled(*inputs)
     return (_Normalize if _transforms_active() else _NormalizeEagerly).apply(*inputs)

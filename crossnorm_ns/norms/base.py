@@ -48,10 +48,11 @@ class StoredStatistics(nn.Module):
 
     def track(self, batch: ColumnStatistics, momentum: float) -> None:
         """Moves the average towards a batch by `momentum`; evaluation follows it until the next calibration."""
-        rows = torch.as_tensor(batch.rows).to(self.running_rows)
-        batches = [rows, batch.mean.to(self.running_mean), batch.var.to(self.running_var)]
-        torch._foreach_lerp_([self.running_rows, self.running_mean, self.running_var], batches, momentum)
-        torch._foreach_copy_([self.rows, self.mean, self.var], list(self.running()))
+        running = [self.running_rows, self.running_mean, self.running_var]
+        values = (batch.rows, batch.mean, batch.var)
+        batches = [torch.as_tensor(value).to(own) for value, own in zip(values, running, strict=True)]
+        torch._foreach_lerp_(running, batches, momentum)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_copy_([self.rows, self.mean, self.var], running)  # pyright: ignore[reportPrivateImportUsage]
 
     def store(self, statistics: ColumnStatistics) -> None:
         """Sets what evaluation uses."""

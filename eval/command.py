@@ -1,0 +1,30 @@
+"""What all commands of `eval` share: arguments from the command line, and how they end."""
+
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import tyro
+
+from eval.errors import EvaluationError
+
+
+def run_command(arguments_class: type, main: Callable[[Any], object], prog: str) -> None:
+    """Runs a command: bad input ends with one line on standard error and exit code 2.
+
+    Args:
+        arguments_class: dataclass of its options.
+        main: takes an instance of it.
+        prog: what `--help` calls it.
+    """
+    arguments = tyro.cli(arguments_class, prog=prog)
+    # what nerfstudio does to torch is nothing that the user could mend
+    warnings.filterwarnings("ignore", module=r"(nerfstudio|torch)\.")
+    from crossnorm_ns.data.errors import DataError
+
+    try:
+        main(arguments)
+    except (EvaluationError, DataError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
