@@ -349,7 +349,7 @@ ALWAYS_INLINE void backward_group(const Columns<T>& k, const T* __restrict x, co
     prefetch(dy + R * C, R * C);
     if (form != Form::kColumns) row_moments(k, x, rows);
     else prefetch(x + R * C, R * C);
-    Pack<T> row_inverse[R]{}, row_variance[R]{}, row_offset[R]{};
+    Pack<T> row_center[R]{}, row_variance[R]{};
     for_packs<T>(C, [&](int64_t j, auto lanes) INLINE_LAMBDA {
         const Column<T> column(k, j);
         const Pack<T> weight = column.weight, bias = column.bias;
@@ -370,12 +370,12 @@ ALWAYS_INLINE void backward_group(const Columns<T>& k, const T* __restrict x, co
             const Pack<T> variance = inverse * n * e.inverse;
             inverses += inverse;
             variances += variance;
-            row_inverse[r] += scaled;
+            row_center[r] += scaled;
             row_variance[r] += variance * weight;
             Pack<T> out = scaled + k.a * scaled;
             if (form == Form::kPaper) {
                 offsets += variance * e.offset;
-                row_offset[r] += variance * weight * (e.row_offset - e.offset);
+                row_center[r] += variance * weight * (e.row_offset - e.offset);
                 out += k.a * scaled * n * n;
             }
             store(own + r * k.width + j, out);
@@ -393,7 +393,7 @@ ALWAYS_INLINE void backward_group(const Columns<T>& k, const T* __restrict x, co
     if (form == Form::kColumns) return;
     T from_mean[R], from_variance[R];
     for (int r = 0; r < R; ++r) {
-        from_mean[r] = -k.a * (total(row_inverse[r]) + (form == Form::kPaper ? total(row_offset[r]) : T(0)));
+        from_mean[r] = -k.a * total(row_center[r]);
         from_variance[r] = -k.row_scale * total(row_variance[r]);
     }
     for (int r = 0; r < R; ++r) {
@@ -453,7 +453,7 @@ ALWAYS_INLINE void spatial_group(const Columns<T>& k, const T* __restrict x, con
             q[r] = 2 * k.row_scale * total(spread[r]);
         }
     }
-    Pack<T> row_variance[R]{}, row_center[R]{}, row_change[R]{}, row_offset[R]{};
+    Pack<T> row_variance[R]{}, row_center[R]{}, row_change[R]{};
     for_packs<T>(C, [&](int64_t j, auto lanes) INLINE_LAMBDA {
         const Column<T> column(k, j);
         Pack<T> weights{}, centers{}, variances{};
@@ -493,7 +493,7 @@ ALWAYS_INLINE void spatial_group(const Columns<T>& k, const T* __restrict x, con
             Pack<T> out = B + k.a * B;
             if (paper) {
                 centers += B + 2 * (e.offset * A + offset * E);
-                row_offset[r] += A * (e.row_offset - e.offset) - E * offset;
+                row_center[r] -= 2 * (A * (e.row_offset - e.offset) - E * offset);
                 out -= 2 * k.a * (A * e.centered + E * center);
             } else {
                 centers += B;
@@ -516,8 +516,7 @@ ALWAYS_INLINE void spatial_group(const Columns<T>& k, const T* __restrict x, con
         by_x[r] = 2 * k.row_scale * total(row_variance[r]);
         by_u[r] = 2 * k.row_scale * total(row_change[r]);
         constant[r] = -k.a * total(row_center[r]);
-        if (paper) constant[r] += 2 * k.a * total(row_offset[r]);
-        else constant[r] -= by_u[r] * s[r] / k.a_channels;
+        if (!paper) constant[r] -= by_u[r] * s[r] / k.a_channels;
     }
     for (int r = 0; r < R; ++r) {
         for_packs<T>(C, [&](int64_t j, auto lanes) INLINE_LAMBDA {
