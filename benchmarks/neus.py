@@ -22,7 +22,8 @@ from nerfstudio.data.scene_box import SceneBox
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.norms import keep_freed_memory, paired_ratio
+from benchmarks.memory import restart_keeping_freed_memory
+from benchmarks.norms import paired_ratio
 from benchmarks.tables import conditions, store, table
 from benchmarks.training_steps import Step, operator_table, operator_times
 from crossnorm_ns.models.neus import NeuSModel
@@ -134,5 +135,5 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    keep_freed_memory()
+    restart_keeping_freed_memory()
     main(tyro.cli(Options))

@@ -14,7 +14,6 @@ kernels hold on their own stack and heap, a few values for each channel and thre
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import statistics
@@ -33,6 +32,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.memory import restart_keeping_freed_memory
 from benchmarks.tables import conditions, store, table
 from benchmarks.training_steps import mipnerf_presets, operator_table, operator_times, training_steps
 from crossnorm_ns.functional.normalization import Variant, cross_norm, global_norm
@@ -132,14 +132,6 @@ class Options:
     """Where results/norms.json and .md (or norms-profile.md) go."""
     threads: int = os.cpu_count() or 1
     """Of torch and of the kernels."""
-
-
-def keep_freed_memory() -> None:
-    """Lets glibc keep what is freed, so that no side waits for fresh pages from the system; no effect elsewhere."""
-    with contextlib.suppress(AttributeError, OSError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-4, 0)  # M_MMAP_MAX: nothing is mapped on its own
-        mallopt(-1, -1)  # M_TRIM_THRESHOLD: nothing is given back
 
 
 def main(options: Options) -> None:
@@ -401,5 +393,5 @@ def _bounds(group: Sequence[Row]) -> list[str]:
 
 
 if __name__ == "__main__":
-    keep_freed_memory()
+    restart_keeping_freed_memory()
     main(tyro.cli(Options))

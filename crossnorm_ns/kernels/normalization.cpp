@@ -9,7 +9,8 @@
 //   bn        c = m                              D = v (N - 1) / N + eps
 //   gn        c = mean of m                      D = sum over columns of ((N - 1) v + N (m - c)^2) / (N C - 1) + eps
 //   y = (x - c) D^-1/2 weight + bias, and max(y, 0) where a ReLU is fused
-// The paper's D is a ((N - 1) v + N (m - c)^2 + q + C (p - c)^2 - (x - c)^2) + eps with its squares multiplied out.
+// The paper's D is a ((N - 1) v + N (m - c)^2 + q + C (p - c)^2 - (x - c)^2) + eps with its squares multiplied out, which
+// is a ((N - 1) v + q) + a C (1 - a C) (p - m)^2 + 2 a^2 C (p - m) (x - m) - a (1 + a) (x - m)^2 + eps.
 // The plain twin is crossnorm_ns/functional/normalization.py.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
@@ -120,6 +121,13 @@ ALWAYS_INLINE Pack<double> keep(Pack<double> pack, First lanes) {
 }
 ALWAYS_INLINE void stream(float* to, Pack<float> pack) { _mm512_stream_ps(to, (__m512)pack); }
 ALWAYS_INLINE void stream(double* to, Pack<double> pack) { _mm512_stream_pd(to, (__m512d)pack); }
+// The larger of two; NaN stays, which the instruction returns where it stands second.
+ALWAYS_INLINE Pack<float> at_least(Pack<float> least, Pack<float> pack) {
+    return (Pack<float>)_mm512_max_ps((__m512)least, (__m512)pack);
+}
+ALWAYS_INLINE Pack<double> at_least(Pack<double> least, Pack<double> pack) {
+    return (Pack<double>)_mm512_max_pd((__m512d)least, (__m512d)pack);
+}
 ALWAYS_INLINE float total(Pack<float> pack) { return _mm512_reduce_add_ps((__m512)pack); }
 ALWAYS_INLINE double total(Pack<double> pack) { return _mm512_reduce_add_pd((__m512d)pack); }
 
@@ -141,6 +149,8 @@ ALWAYS_INLINE P keep(P pack, First lanes) {
 }
 template <typename T>
 ALWAYS_INLINE void stream(T* to, Pack<T> pack) { store(to, pack); }
+template <typename P>
+ALWAYS_INLINE P at_least(P least, P pack) { return pack < least ? least : pack; }
 template <typename T, int lanes>
 ALWAYS_INLINE T total_of(const T (&numbers)[lanes]) {
     T sum = 0;
@@ -197,28 +207,35 @@ ALWAYS_INLINE void prefetch(const T* from, int64_t count) {
 }
 
 // What the formula needs of the columns, padded to whole packs. `share` is a C m, `var` half of what a column gives to
-// D; in norms of columns alone `mean` is the center and `var` D^-1/2.
+// D; in norms of columns alone `mean` is the center and `var` D^-1/2. Handed on by value: a constant that a store might
+// change would be loaded again for each row.
 template <typename T>
 struct Columns {
     int64_t channels, width;
     double rows, size;  // N, and what a is the inverse of
-    T a, a_channels, row_scale, eps;  // row_scale: what multiplies q in D
-    std::vector<T> mean, share, var, weight, bias;
+    T a, a_channels, row_scale, half_eps;  // row_scale: half of what multiplies q in D
+    T of_rows, of_both, of_own;            // halves of what multiplies (p - m)^2, (p - m) (x - m) and -(x - m)^2 in D
+    T *mean, *share, *var, *weight, *bias;
+};
 
-    Columns(Form form, const Tensor& x, double rows_, double eps_)
-        : channels(x.size(1)),
-          width((channels + kLanes<T> - 1) / kLanes<T> * kLanes<T>),
-          rows(rows_),
-          size(rows_ + channels - (form == Form::kPaper ? 1 : 0)),
-          a(T(1 / size)),
-          a_channels(T(channels / size)),
-          row_scale(T(form == Form::kPaper ? 1 / size : 1.0 / std::max<int64_t>(channels - 1, 1))),
-          eps(T(eps_)),
-          mean(width, T(0)),
-          share(width, T(0)),
-          var(width, T(1)),
-          weight(width, T(1)),
-          bias(width, T(0)) {}
+template <typename T>
+struct OwnedColumns : Columns<T> {
+    std::vector<T> numbers;
+
+    OwnedColumns(Form form, int64_t channels, double rows, double eps) {
+        const double size = rows + channels - (form == Form::kPaper ? 1 : 0), a = 1 / size, a_channels = channels * a;
+        const int64_t width = (channels + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+        const double row_scale = form == Form::kPaper ? a : 1.0 / std::max<int64_t>(channels - 1, 1);
+        numbers.assign(5 * width, T(0));
+        T* at = numbers.data();
+        static_cast<Columns<T>&>(*this) = {
+            channels, width, rows, size, T(a), T(a_channels), T(row_scale / 2), T(eps / 2),
+            T(a_channels * (1 - a_channels) / 2), T(a * a_channels), T(a * (1 + a) / 2),
+            at, at + width, at + 2 * width, at + 3 * width, at + 4 * width};
+        std::fill_n(this->var, 2 * width, T(1));  // and the weights
+    }
+    OwnedColumns(const OwnedColumns&) = delete;
+    OwnedColumns(OwnedColumns&&) = default;
 };
 
 // Of a row: its mean, a C p, and half of what it gives to D.
@@ -228,7 +245,7 @@ struct Row {
 };
 
 template <typename T, int R>
-ALWAYS_INLINE void row_moments(const Columns<T>& k, const T* __restrict x, Row<T> (&rows)[R]) {
+ALWAYS_INLINE void row_moments(const Columns<T> k, const T* __restrict x, Row<T> (&rows)[R]) {
     const int64_t C = k.channels;
     Pack<T> sums[R]{}, squares[R]{};
     prefetch(x + R * C, R * C);
@@ -245,19 +262,19 @@ ALWAYS_INLINE void row_moments(const Columns<T>& k, const T* __restrict x, Row<T
             squares[r] += d * d;
         }
     });
-    for (int r = 0; r < R; ++r) rows[r].half_variance = (total(squares[r]) * k.row_scale + k.eps) / 2;
+    for (int r = 0; r < R; ++r) rows[r].half_variance = total(squares[r]) * k.row_scale + k.half_eps;
 }
 
 // A pack of columns.
 template <typename T>
 struct Column {
     Pack<T> mean, share, var, weight, bias;
-    ALWAYS_INLINE Column(const Columns<T>& k, int64_t j)
-        : mean(load(&k.mean[j])),
-          share(load(&k.share[j])),
-          var(load(&k.var[j])),
-          weight(load(&k.weight[j])),
-          bias(load(&k.bias[j])) {}
+    ALWAYS_INLINE Column(const Columns<T> k, int64_t j)
+        : mean(load(k.mean + j)),
+          share(load(k.share + j)),
+          var(load(k.var + j)),
+          weight(load(k.weight + j)),
+          bias(load(k.bias + j)) {}
 };
 
 // x - center, D^-1/2 and, of the paper's form, center - mean and row mean - mean.
@@ -267,7 +284,7 @@ struct Entry {
 };
 
 template <typename T, Form form>
-ALWAYS_INLINE Entry<T> entry(const Columns<T>& k, Pack<T> x, const Column<T>& column, const Row<T>& row) {
+ALWAYS_INLINE Entry<T> entry(const Columns<T> k, Pack<T> x, const Column<T>& column, const Row<T>& row) {
     const Pack<T> d = x - column.mean;
     Entry<T> e{};
     if (form == Form::kColumns) {
@@ -281,19 +298,18 @@ ALWAYS_INLINE Entry<T> entry(const Columns<T>& k, Pack<T> x, const Column<T>& co
         e.inverse = inverse_sqrt_of_double(column.var + row.half_variance);
         return e;
     }
-    const Pack<T> own = k.a * d;
     e.row_offset = row.mean - column.mean;
-    e.offset = share - own;
-    e.centered = d - e.offset;
-    const Pack<T> cross = share * e.row_offset - own * d - e.offset * e.offset;
-    const Pack<T> half = (column.var + row.half_variance) + T(0.5) * cross;
-    const Pack<T> least = Pack<T>{} + k.eps / 2;  // rounding of an outlier's row may go below
-    e.inverse = inverse_sqrt_of_double(half < least ? least : half);
+    e.offset = share - k.a * d;
+    e.centered = d + (k.a * d - share);
+    const Pack<T> half = (column.var + row.half_variance) + e.row_offset * (k.of_rows * e.row_offset) +
+                         d * (k.of_both * e.row_offset - k.of_own * d);
+    const Pack<T> least = Pack<T>{} + k.half_eps;  // rounding of an outlier's row may go below
+    e.inverse = inverse_sqrt_of_double(at_least(least, half));
     return e;
 }
 
 template <typename T, Form form, bool relu, bool streaming, int R>
-ALWAYS_INLINE void forward_group(const Columns<T>& k, const T* __restrict x, T* __restrict y) {
+ALWAYS_INLINE void forward_group(const Columns<T> k, const T* __restrict x, T* __restrict y) {
     const int64_t C = k.channels;
     Row<T> rows[R]{};
     if (form != Form::kColumns) row_moments(k, x, rows);
@@ -311,7 +327,7 @@ ALWAYS_INLINE void forward_group(const Columns<T>& k, const T* __restrict x, T* 
 }
 
 template <typename T, Form form, bool relu, bool streaming>
-void forward_rows(const Columns<T>& k, int64_t begin, int64_t end, const T* x, T* y) {
+void forward_rows(const Columns<T> k, int64_t begin, int64_t end, const T* x, T* y) {
     for_row_groups(begin, end, [&](int64_t i, auto rows) INLINE_LAMBDA {
         forward_group<T, form, relu, streaming, rows.value>(k, x + i * k.channels, y + i * k.channels);
     });
@@ -320,7 +336,7 @@ void forward_rows(const Columns<T>& k, int64_t begin, int64_t end, const T* x, T
 // Sums over rows for each column; float64 totals of blocks in the tensor's own precision.
 template <typename T>
 struct ColumnSums {
-    enum { kWeight, kBias, kInverse, kVariance, kOffset, kCount };  // g n, g, g r, g n r^2, g n r^2 (center - mean)
+    enum { kWeight, kBias, kCenter, kVariance, kOffset, kCount };  // g n, g, G r, G n r^2, G n r^2 (center - mean)
     int64_t width;
     std::vector<T> block;
     std::vector<double> total;
@@ -342,7 +358,7 @@ ColumnSums<T> merged(std::vector<ColumnSums<T>>& partial) {
 
 // With g = dL/dy (behind the ReLU), n = (x - c) r and r = D^-1/2: dL/dc = -weight g r and dL/dD = -1/2 weight g n r^2.
 template <typename T, Form form, bool relu, bool streaming, int R>
-ALWAYS_INLINE void backward_group(const Columns<T>& k, const T* __restrict x, const T* __restrict dy,
+ALWAYS_INLINE void backward_group(const Columns<T> k, const T* __restrict x, const T* __restrict dy,
                                   ColumnSums<T>& sums, T* __restrict own, T* __restrict dx) {
     const int64_t C = k.channels;
     Row<T> rows[R]{};
@@ -353,13 +369,13 @@ ALWAYS_INLINE void backward_group(const Columns<T>& k, const T* __restrict x, co
     for_packs<T>(C, [&](int64_t j, auto lanes) INLINE_LAMBDA {
         const Column<T> column(k, j);
         const Pack<T> weight = column.weight, bias = column.bias;
-        Pack<T> weights{}, biases{}, inverses{}, variances{}, offsets{};
+        Pack<T> weights{}, biases{}, centers{}, variances{}, offsets{};
         for (int r = 0; r < R; ++r) {
             const Entry<T> e = entry<T, form>(k, load(x + r * C + j, lanes), column, rows[r]);
             const Pack<T> n = e.centered * e.inverse;
             Pack<T> g = load(dy + r * C + j, lanes);
             if (relu) g = n * weight + bias <= 0 ? Pack<T>{} : g;
-            const Pack<T> inverse = g * e.inverse, scaled = inverse * weight;
+            const Pack<T> scaled = g * weight * e.inverse;
             weights += g * n;
             biases += g;
             if (form == Form::kColumns) {
@@ -367,18 +383,18 @@ ALWAYS_INLINE void backward_group(const Columns<T>& k, const T* __restrict x, co
                 else store(dx + r * C + j, scaled, lanes);
                 continue;
             }
-            const Pack<T> variance = inverse * n * e.inverse;
-            inverses += inverse;
+            const Pack<T> variance = scaled * (n * e.inverse);
+            centers += scaled;
             variances += variance;
             row_center[r] += scaled;
-            row_variance[r] += variance * weight;
-            Pack<T> out = scaled + k.a * scaled;
+            row_variance[r] += variance;
             if (form == Form::kPaper) {
                 offsets += variance * e.offset;
-                row_center[r] += variance * weight * (e.row_offset - e.offset);
-                out += k.a * scaled * n * n;
+                row_center[r] += variance * (e.row_offset - e.offset);
+                store(own + r * k.width + j, scaled * (k.a * n * n + (1 + k.a)));
+            } else {
+                store(own + r * k.width + j, scaled + k.a * scaled);
             }
-            store(own + r * k.width + j, out);
         }
         const auto add = [&](int which, Pack<T> sum) INLINE_LAMBDA {
             store(sums.of(which) + j, load(sums.of(which) + j) + sum);
@@ -386,7 +402,7 @@ ALWAYS_INLINE void backward_group(const Columns<T>& k, const T* __restrict x, co
         add(sums.kWeight, weights);
         add(sums.kBias, biases);
         if (form == Form::kColumns) return;
-        add(sums.kInverse, inverses);
+        add(sums.kCenter, centers);
         add(sums.kVariance, variances);
         if (form == Form::kPaper) add(sums.kOffset, offsets);
     });
@@ -394,7 +410,7 @@ ALWAYS_INLINE void backward_group(const Columns<T>& k, const T* __restrict x, co
     T from_mean[R], from_variance[R];
     for (int r = 0; r < R; ++r) {
         from_mean[r] = -k.a * total(row_center[r]);
-        from_variance[r] = -k.row_scale * total(row_variance[r]);
+        from_variance[r] = -2 * k.row_scale * total(row_variance[r]);
     }
     for (int r = 0; r < R; ++r) {
         for_packs<T>(C, [&](int64_t j, auto lanes) INLINE_LAMBDA {
@@ -407,7 +423,7 @@ ALWAYS_INLINE void backward_group(const Columns<T>& k, const T* __restrict x, co
 }
 
 template <typename T, Form form, bool relu, bool streaming>
-void backward_rows(const Columns<T>& k, int64_t begin, int64_t end, const T* x, const T* dy, ColumnSums<T>& sums,
+void backward_rows(const Columns<T> k, int64_t begin, int64_t end, const T* x, const T* dy, ColumnSums<T>& sums,
                    T* dx) {
     std::vector<T> own(kRows * k.width);  // what the rows of a group settle before their sums are known
     for (int64_t block = begin; block < end; block += kBlock) {
@@ -427,7 +443,7 @@ void backward_rows(const Columns<T>& k, int64_t begin, int64_t end, const T* x, 
 // dL/dg = weight n', dL/dweight = g n', and x, m and v are reached through
 //   A = dS/dD = G (3/4 (x - c) r^5 D' - 1/2 r^3 c')   B = dS/d(x - c) = -1/2 G r^3 D'   E = dS/dD' = -1/2 G (x - c) r^3
 template <typename T, Form form, bool relu, int R>
-ALWAYS_INLINE void spatial_group(const Columns<T>& k, const T* __restrict x, const T* __restrict dy,
+ALWAYS_INLINE void spatial_group(const Columns<T> k, const T* __restrict x, const T* __restrict dy,
                                  const T* __restrict u, ColumnSums<T>& sums, T* __restrict own, T* __restrict ddy,
                                  T* __restrict dx) {
     const int64_t C = k.channels;
@@ -450,7 +466,7 @@ ALWAYS_INLINE void spatial_group(const Columns<T>& k, const T* __restrict x, con
         });
         for (int r = 0; r < R; ++r) {
             s[r] = k.a * total(along[r]);
-            q[r] = 2 * k.row_scale * total(spread[r]);
+            q[r] = 4 * k.row_scale * total(spread[r]);
         }
     }
     Pack<T> row_variance[R]{}, row_center[R]{}, row_change[R]{};
@@ -504,7 +520,7 @@ ALWAYS_INLINE void spatial_group(const Columns<T>& k, const T* __restrict x, con
             store(sums.of(which) + j, load(sums.of(which) + j) + sum);
         };
         add(sums.kWeight, weights);
-        add(sums.kInverse, centers);
+        add(sums.kCenter, centers);
         add(sums.kVariance, variances);
     });
     if (columns_alone) {
@@ -513,8 +529,8 @@ ALWAYS_INLINE void spatial_group(const Columns<T>& k, const T* __restrict x, con
     }
     T constant[R], by_x[R], by_u[R];
     for (int r = 0; r < R; ++r) {
-        by_x[r] = 2 * k.row_scale * total(row_variance[r]);
-        by_u[r] = 2 * k.row_scale * total(row_change[r]);
+        by_x[r] = 4 * k.row_scale * total(row_variance[r]);
+        by_u[r] = 4 * k.row_scale * total(row_change[r]);
         constant[r] = -k.a * total(row_center[r]);
         if (!paper) constant[r] -= by_u[r] * s[r] / k.a_channels;
     }
@@ -528,7 +544,7 @@ ALWAYS_INLINE void spatial_group(const Columns<T>& k, const T* __restrict x, con
 }
 
 template <typename T, Form form, bool relu>
-void spatial_rows(const Columns<T>& k, int64_t begin, int64_t end, const T* x, const T* dy, const T* u,
+void spatial_rows(const Columns<T> k, int64_t begin, int64_t end, const T* x, const T* dy, const T* u,
                   ColumnSums<T>& sums, T* ddy, T* dx) {
     std::vector<T> own(kRows * k.width);
     for (int64_t block = begin; block < end; block += kBlock) {
@@ -649,18 +665,19 @@ Global global_moments(const T* mean, const T* var, double rows, int64_t C, doubl
 }
 
 template <typename T>
-Columns<T> prepare(Form form, const std::string& name, const Tensor& x, const std::optional<Tensor>& weight,
-                   const std::optional<Tensor>& bias, double rows, const Tensor& mean, const Tensor& var, double eps) {
-    Columns<T> k(form, x, rows, eps);
+OwnedColumns<T> prepare(Form form, const std::string& name, const Tensor& x, const std::optional<Tensor>& weight,
+                        const std::optional<Tensor>& bias, double rows, const Tensor& mean, const Tensor& var,
+                        double eps) {
+    OwnedColumns<T> k(form, x.size(1), rows, eps);
     const T *means = mean.const_data_ptr<T>(), *vars = var.const_data_ptr<T>();
-    std::copy(means, means + k.channels, k.mean.begin());
-    std::copy(vars, vars + k.channels, k.var.begin());
+    std::copy_n(means, k.channels, k.mean);
+    std::copy_n(vars, k.channels, k.var);
     if (name == "bn") {
         for (int64_t j = 0; j < k.channels; ++j) k.var[j] = T(1 / std::sqrt(vars[j] * ((rows - 1) / rows) + eps));
     } else if (name == "gn") {
         const Global g = global_moments(means, vars, rows, k.channels, eps);
-        std::fill(k.mean.begin(), k.mean.end(), T(g.mean));
-        std::fill(k.var.begin(), k.var.end(), T(1 / std::sqrt(g.variance)));
+        std::fill_n(k.mean, k.width, T(g.mean));
+        std::fill_n(k.var, k.width, T(1 / std::sqrt(g.variance)));
     } else {
         const double share = form == Form::kPaper ? (rows - 1) / k.size : 1;
         for (int64_t j = 0; j < k.channels; ++j) {
@@ -668,8 +685,8 @@ Columns<T> prepare(Form form, const std::string& name, const Tensor& x, const st
             k.var[j] = T(share * vars[j] / 2);
         }
     }
-    if (weight) std::copy_n(weight->contiguous().template const_data_ptr<T>(), k.channels, k.weight.begin());
-    if (bias) std::copy_n(bias->contiguous().template const_data_ptr<T>(), k.channels, k.bias.begin());
+    if (weight) std::copy_n(weight->contiguous().template const_data_ptr<T>(), k.channels, k.weight);
+    if (bias) std::copy_n(bias->contiguous().template const_data_ptr<T>(), k.channels, k.bias);
     return k;
 }
 
@@ -706,7 +723,7 @@ void specialize(Form form, bool relu, bool streaming, const Work& work) {
 // dx += what reaches x through the mean and the variance of each column: dL/dmean / N', 2 dL/dvar / (N' - 1), with N'
 // the rows of x. Given are dL/dm of the cross (dL/dc of the others) and dL/dD, summed over the rows.
 template <typename T>
-void add_through_columns(const std::string& form, const Columns<T>& k, const std::vector<double>& by_center,
+void add_through_columns(const std::string& form, const Columns<T> k, const std::vector<double>& by_center,
                          const std::vector<double>& by_variance, const Tensor& means, const Tensor& vars,
                          const Tensor& batch_mean, const Tensor& x, T* dx) {
     const int64_t C = k.channels, batch_rows = x.size(0);
@@ -715,7 +732,7 @@ void add_through_columns(const std::string& form, const Columns<T>& k, const std
     double through_center = 0, through_variance = 0;  // of gn, whose columns share both
     Global g{};
     if (form == "gn") {
-        g = global_moments(mean, var, N, C, k.eps);
+        g = global_moments(mean, var, N, C, 2.0 * k.half_eps);
         for (int64_t j = 0; j < C; ++j) through_center += by_center[j], through_variance += by_variance[j];
     }
     std::vector<T> own(k.width), from_mean(k.width), from_var(k.width);
@@ -813,14 +830,14 @@ std::tuple<Tensor, Tensor, Tensor> normalize_backward(
         for (int64_t j = 0; j < C; ++j) {
             dweight.mutable_data_ptr<scalar_t>()[j] = scalar_t(sums.sum(sums.kWeight, j));
             dbias.mutable_data_ptr<scalar_t>()[j] = scalar_t(sums.sum(sums.kBias, j));
-            const double weight = k.weight[j], inverse = k.var[j];  // of norms of columns alone
             if (form_of(form) == Form::kColumns) {
+                const double weight = k.weight[j], inverse = k.var[j];
                 by_center[j] = -weight * inverse * sums.sum(sums.kBias, j);
                 by_variance[j] = -0.5 * weight * inverse * inverse * sums.sum(sums.kWeight, j);
             } else {
                 const double offset = form == "paper" ? sums.sum(sums.kOffset, j) : 0.0;
-                by_center[j] = k.rows / k.size * weight * (offset - sums.sum(sums.kInverse, j));
-                by_variance[j] = -0.5 * weight * sums.sum(sums.kVariance, j);
+                by_center[j] = k.rows / k.size * (offset - sums.sum(sums.kCenter, j));
+                by_variance[j] = -0.5 * sums.sum(sums.kVariance, j);
             }
         }
         if (batch_mean) add_through_columns(form, k, by_center, by_variance, mean, var, *batch_mean, x, dxs);
@@ -855,7 +872,7 @@ std::tuple<Tensor, Tensor, Tensor> spatial_backward(
         std::vector<double> by_center(C), by_variance(C);
         for (int64_t j = 0; j < C; ++j) {
             dweight.mutable_data_ptr<scalar_t>()[j] = scalar_t(sums.sum(sums.kWeight, j));
-            by_center[j] = -k.rows / k.size * sums.sum(sums.kInverse, j);
+            by_center[j] = -k.rows / k.size * sums.sum(sums.kCenter, j);
             by_variance[j] = sums.sum(sums.kVariance, j);
         }
         if (batch_mean) add_through_columns(form, k, by_center, by_variance, mean, var, *batch_mean, x, dxs);
