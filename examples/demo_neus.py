@@ -16,6 +16,7 @@ from typing import Any
 import tyro
 from rich.console import Console
 
+from examples.neus_scores import Side, evaluate
 from examples.neus_training import Training, train_all
 from examples.report import table, write_page
 
@@ -43,27 +44,6 @@ class Demo:
     """Trainings at a time, one thread each."""
 
 
-@dataclass
-class Side:
-    """One method's training and evaluation."""
-
-    training: dict[str, Any]
-    psnr: float
-    """Decibels inside the masks of the held-out views, mean over views."""
-    mask_iou: float
-    """Of the opacities above a half with the masks of the held-out views, mean over views."""
-    surface: Any
-    """Mesh in millimetres."""
-    comparison: Any
-    """Of the surface with the scan's reference."""
-    truth: Any
-    """Picture of a held-out view, (height, width, 3)."""
-    render: Any
-    """The model's, (height, width, 3)."""
-    normals: Any
-    """The model's, as colours, (height, width, 3)."""
-
-
 def main(demo: Demo) -> None:
     """Makes the scan, trains, extracts and measures surfaces, prints the table, writes report.html and report.png."""
     from examples.demo_neus_picture import draw
@@ -80,7 +60,7 @@ def main(demo: Demo) -> None:
     ]
     trained = train_all(trainings, demo.output, demo.jobs)
     console.print("Extracting and measuring the surfaces.")
-    sides = [evaluate(training, scan, demo.mesh_resolution) for training in trained]
+    sides = [evaluate(training, demo.mesh_resolution, SCAN) for training in trained]
     draw(sides, demo.output / "report.png")
     rows, text = [_cells(side) for side in sides], caption(demo)
     write_page(
@@ -101,44 +81,6 @@ def main(demo: Demo) -> None:
             highlight=False,
         )
     console.print(f"Report: {demo.output / 'report.html'}, {demo.output / 'report.png'}")
-
-
-def evaluate(training: dict[str, Any], scan: Path, mesh_resolution: int) -> Side:
-    """Renders the held-out views of a saved run, extracts its surface and compares it with the scan's reference."""
-    import numpy as np
-
-    from eval.chamfer import compare, sample_triangles
-    from eval.dtu_files import load_reference
-    from eval.extract_mesh import extract_run_mesh
-    from eval.runs import load_run
-
-    config = Path(training["config"])
-    run = load_run(config, device="cpu")
-    model: Any = run.pipeline.model
-    dataset: Any = run.pipeline.datamanager.eval_dataset
-    metrics, shown = [], {}
-    for view in range(len(dataset)):
-        outputs = model.get_outputs_for_camera(dataset.cameras[view : view + 1])
-        metrics.append(model.get_image_metrics_and_images(outputs, dataset[view])[0])
-        if view == 0:
-            mask = dataset[view]["mask"]
-            white = 1 - outputs["accumulation"]
-            shown = {
-                "truth": (dataset[view]["image"] * mask + 1 - mask).numpy(),
-                "render": (outputs["rgb"] + white).numpy(),
-                "normals": (outputs["normals_vis"] * outputs["accumulation"] + white).numpy(),
-            }
-    mesh = extract_run_mesh(config, mesh_resolution, device="cpu")
-    points = sample_triangles(np.array(mesh.vertices), np.array(mesh.faces))
-    comparison = compare(points, load_reference(scan, SCAN))
-    return Side(
-        training=training,
-        psnr=float(np.mean([found["psnr_mask"] for found in metrics])),
-        mask_iou=float(np.mean([found["mask_iou"] for found in metrics])),
-        surface=mesh,
-        comparison=comparison,
-        **shown,
-    )
 
 
 _HEADS = ("method", "seconds", "accuracy", "completeness", "chamfer", "PSNR", "mask IoU")

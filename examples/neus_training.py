@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,10 +25,19 @@ class Training:
     data: str
     """Scene folder."""
     norm: str
-    """In both networks."""
+    """In both networks, or in those that are given no other."""
     learning_rate: float
     steps: int
     seed: int = 0
+    sdf_norm: str | None = None
+    color_norm: str | None = None
+    variant: str = "paper"
+    statistics: str = "renorm"
+    initialization: str = "identity"
+    coupled_gradients: bool = False
+    single_image: bool = False
+    """Whether all rays of a batch are from one picture."""
+    downscale_factor: int = 1
 
 
 def train(training: Training, folder: Path) -> dict[str, Any]:
@@ -40,11 +49,16 @@ def train(training: Training, folder: Path) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     config = tiny_config(training.name, training.norm, learning_rate=training.learning_rate, steps=training.steps)
+    model, datamanager = config.pipeline.model, config.pipeline.datamanager
+    model.sdf_norm, model.color_norm = training.sdf_norm or training.norm, training.color_norm or training.norm
+    model.norm_variant, model.norm_statistics = training.variant, training.statistics
+    model.norm_initialization, model.norm_coupled_gradients = training.initialization, training.coupled_gradients
+    datamanager.pixel_sampler.single_image = training.single_image
+    datamanager.dataparser.downscale_factor = training.downscale_factor
     config.output_dir, config.timestamp = folder, training.name
     config.machine.seed, config.machine.device_type = training.seed, "cpu"
     config.steps_per_eval_batch = config.steps_per_eval_image = config.steps_per_eval_all_images = training.steps + 1
-    config.pipeline.datamanager.data = Path(training.data)
-    config.pipeline.datamanager.dataparser.eval_mode = "interval"
+    datamanager.data, datamanager.dataparser.eval_mode = Path(training.data), "interval"
     config.save_config()
     _set_random_seed(training.seed)
     trainer = config.setup(local_rank=0, world_size=1)
@@ -64,8 +78,16 @@ def train(training: Training, folder: Path) -> dict[str, Any]:
     return {"training": asdict(training), "config": str(config.get_base_dir() / "config.yml"), "seconds": seconds}
 
 
-def train_all(trainings: Sequence[Training], folder: Path, jobs: int) -> list[dict[str, Any]]:
+def train_all(
+    trainings: Sequence[Training], folder: Path, jobs: int, program: str = "examples.neus_training"
+) -> list[dict[str, Any]]:
     """Trains what has no result yet, `jobs` processes at a time, and returns all results in order.
+
+    Args:
+        trainings: with different names.
+        folder: keeps runs, results and logs.
+        jobs: processes at a time, one thread each.
+        program: module that trains one of them and writes its result (see `run_program`).
 
     Raises:
         RuntimeError: a training failed; its log is named.
@@ -75,17 +97,17 @@ def train_all(trainings: Sequence[Training], folder: Path, jobs: int) -> list[di
     folder.mkdir(parents=True, exist_ok=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns) as progress, ThreadPoolExecutor(jobs) as pool:
-        return list(pool.map(lambda training: _train_in_process(training, folder, progress), trainings))
+        return list(pool.map(lambda training: _train_in_process(training, folder, progress, program), trainings))
 
 
-def _train_in_process(training: Training, folder: Path, progress: Any) -> dict[str, Any]:
+def _train_in_process(training: Training, folder: Path, progress: Any, program: str) -> dict[str, Any]:
     path, log = folder / f"{training.name}.json", folder / f"{training.name}.log"
     if path.exists():
         stored = json.loads(path.read_text())
         if stored["training"] == asdict(training):
             return stored
     task = progress.add_task(training.name, total=training.steps)
-    command = [sys.executable, "-m", "examples.neus_training", json.dumps(asdict(training)), str(folder)]
+    command = [sys.executable, "-m", program, json.dumps(asdict(training)), str(folder)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -102,10 +124,14 @@ def _train_in_process(training: Training, folder: Path, progress: Any) -> dict[s
     return json.loads(path.read_text())
 
 
-if __name__ == "__main__":
-    asked = Training(**json.loads(sys.argv[1]))
-    result = train(asked, Path(sys.argv[2]))
-    finished = Path(sys.argv[2]) / f"{asked.name}.json"
+def run_program(work: Callable[[Training, Path], dict[str, Any]]) -> None:
+    """What a program of `train_all` does: reads the training and the folder from the command line, writes the result."""
+    training, folder = Training(**json.loads(sys.argv[1])), Path(sys.argv[2])
+    finished = folder / f"{training.name}.json"
     temporary = finished.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result))
+    temporary.write_text(json.dumps(work(training, folder)))
     temporary.replace(finished)
+
+
+if __name__ == "__main__":
+    run_program(train)

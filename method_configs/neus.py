@@ -13,7 +13,7 @@ from nerfstudio.plugins.types import MethodSpecification
 
 from crossnorm_ns.data.dtu_dataparser import DTUCNDataParserConfig
 from crossnorm_ns.data.dtu_dataset import DTUDataset
-from crossnorm_ns.data.single_image_sampler import SingleImagePixelSamplerConfig
+from crossnorm_ns.data.uniform_sampler import UniformPixelSamplerConfig
 from crossnorm_ns.engine.schedulers import WarmupCosineSchedulerConfig
 from crossnorm_ns.engine.trainer import CrossNormTrainerConfig
 from crossnorm_ns.fields.sdf_field import SDFFieldConfig
@@ -28,6 +28,7 @@ def _config(
     learning_rate: float,
     rays: int,
     steps: int,
+    single_image: bool = True,
 ) -> CrossNormTrainerConfig:
     return CrossNormTrainerConfig(
         method_name=method_name,
@@ -44,7 +45,7 @@ def _config(
                 dataparser=DTUCNDataParserConfig(),
                 train_num_rays_per_batch=rays,
                 eval_num_rays_per_batch=rays,
-                pixel_sampler=SingleImagePixelSamplerConfig(),
+                pixel_sampler=UniformPixelSamplerConfig(single_image=single_image),
             ),
             model=model,
         ),
@@ -63,8 +64,9 @@ def tiny_config(
 ) -> CrossNormTrainerConfig:
     """NeuS that learns pictures of about 100x100 on two CPU cores in minutes.
 
-    Networks of 4 x 64 and 2 x 64, 24 + 24 samples, 256 rays a step. The colour's network has the other's norm unless
-    it is given its own.
+    Networks of 4 x 64 and 2 x 64, 24 + 24 samples, 256 rays a step, from all pictures and not one: both sides learn
+    more from such batches, and norms by far (docs/RESULTS.md). The colour's network has the other's norm unless it is
+    given its own.
     """
     model = NeuSModelConfig(
         sdf_norm=norm,
@@ -76,7 +78,7 @@ def tiny_config(
         num_importance=24,
     )
     scheduler = WarmupCosineSchedulerConfig(warmup_steps=50)
-    return _config(method_name, model, scheduler, learning_rate, rays=256, steps=steps)
+    return _config(method_name, model, scheduler, learning_rate, rays=256, steps=steps, single_image=False)
 
 
 neus_cn = MethodSpecification(

@@ -22,7 +22,7 @@ from crossnorm_ns.data.dtu_dataparser import DTUCNDataParserConfig
 from crossnorm_ns.data.dtu_dataset import DTUDataset
 from crossnorm_ns.data.dtu_scene import load_image, load_mask
 from crossnorm_ns.data.errors import DataError
-from crossnorm_ns.data.single_image_sampler import SingleImagePixelSampler, SingleImagePixelSamplerConfig
+from crossnorm_ns.data.uniform_sampler import UniformPixelSampler, UniformPixelSamplerConfig
 
 
 @pytest.fixture
@@ -197,12 +197,12 @@ def test_other_resampling_is_refused(scan: Path) -> None:
         DTUDataset(outputs(scan), 0.5)
 
 
-def data_manager(scan: Path, rays: int) -> VanillaDataManager:
+def data_manager(scan: Path, rays: int, single_image: bool = True) -> VanillaDataManager:
     config = VanillaDataManagerConfig(
         _target=VanillaDataManager[DTUDataset],
         dataparser=DTUCNDataParserConfig(data=scan, downscale_factor=2),
         train_num_rays_per_batch=rays,
-        pixel_sampler=SingleImagePixelSamplerConfig(),
+        pixel_sampler=UniformPixelSamplerConfig(single_image=single_image),
     )
     return config.setup(device="cpu", test_mode="val")
 
@@ -226,6 +226,12 @@ def test_each_batch_is_of_one_random_picture(scan: Path) -> None:
     assert (counts > 10).all(), "each of the four is expected 25 times, with a deviation of 4.3"
 
 
+def test_a_batch_can_be_of_all_pictures(scan: Path) -> None:
+    manager = data_manager(scan, rays=400, single_image=False)
+    counts = np.bincount(manager.next_train(0)[1]["indices"][:, 0], minlength=4)
+    assert (counts > 50).all(), "each of the four is expected 100 times, with a deviation of 8.7"
+
+
 def test_pixels_are_uniform_over_the_whole_picture_whatever_the_mask(scan: Path) -> None:
     """With replacement: of 960 draws from 96 pixels each is expected 10 times; chi-squared stays below its 1 - 1e-6."""
     torch.manual_seed(0)
@@ -236,7 +242,7 @@ def test_pixels_are_uniform_over_the_whole_picture_whatever_the_mask(scan: Path)
 
 
 def test_without_masks_the_sampler_works_alike() -> None:
-    sampler = SingleImagePixelSampler(SingleImagePixelSamplerConfig(num_rays_per_batch=32))
+    sampler = UniformPixelSampler(UniformPixelSamplerConfig(num_rays_per_batch=32))
     batch = sampler.sample({"image": torch.rand(5, 6, 7, 3), "image_idx": torch.tensor([9, 8, 7, 6, 5])})
     assert batch["image"].shape == (32, 3) and "mask" not in batch
     assert len(batch["indices"][:, 0].unique()) == 1 and batch["indices"][0, 0] >= 5
@@ -254,7 +260,7 @@ def test_same_random_state_gives_the_same_batch(scan: Path) -> None:
 
 
 def test_sampler_overrides_what_nerfstudio_calls() -> None:
-    ours = inspect.signature(SingleImagePixelSampler.sample_method)
+    ours = inspect.signature(UniformPixelSampler.sample_method)
     assert list(ours.parameters) == list(inspect.signature(PixelSampler.sample_method).parameters)
 
 

@@ -21,7 +21,7 @@ from nerfstudio.utils.eval_utils import eval_setup
 from crossnorm_ns.data import make_scene
 from crossnorm_ns.data.dtu_dataparser import DTUCNDataParserConfig
 from crossnorm_ns.data.dtu_dataset import DTUDataset
-from crossnorm_ns.data.single_image_sampler import SingleImagePixelSamplerConfig
+from crossnorm_ns.data.uniform_sampler import UniformPixelSamplerConfig
 from crossnorm_ns.engine.schedulers import WarmupCosineSchedulerConfig
 from crossnorm_ns.engine.trainer import CrossNormTrainer, CrossNormTrainerConfig
 from crossnorm_ns.norms import norms_of
@@ -125,7 +125,7 @@ def test_configuration_survives_its_yaml_file(name: str):
 def test_batches_are_of_one_picture_with_its_masks(method):
     datamanager = method.config.pipeline.datamanager
     assert isinstance(datamanager.dataparser, DTUCNDataParserConfig)
-    assert isinstance(datamanager.pixel_sampler, SingleImagePixelSamplerConfig)
+    assert isinstance(datamanager.pixel_sampler, UniformPixelSamplerConfig)
     assert datamanager._target.__args__ == (DTUDataset,)
     assert method.config.vis == "tensorboard"
     assert not method.config.mixed_precision

@@ -59,8 +59,8 @@ class NeuSModelConfig(ModelConfig):
     norm_momentum: float = 0.05
     """Of the moving average of the norms' statistics, which the render pass alone updates."""
     norm_initialization: Literal["identity", "default"] = "identity"
-    """Start of the norms in the signed distance's network: so that they leave the initial sphere as it is on the first
-    batch, or with scale 1 and shift 0, which destroys it."""
+    """Start of the norms in the signed distance's network: so that they leave the initial sphere as it is, on the first
+    batch as if seen from all sides; or with scale 1 and shift 0, which destroys it."""
     norm_coupled_gradients: bool = False
     """Keeps the terms between samples in the normals, for comparison."""
     num_samples: int = 64
@@ -179,7 +179,8 @@ class NeuSModel(Model):
             return add_samples()
         with norms_set_aside(self.field):  # the norms are about to begin as the identity
             new_t = add_samples()
-        self.field.initialize_norms(_sections(origins, directions, section_fenceposts(new_t, spacing))[0])
+        points = _sections(origins, directions, section_fenceposts(new_t, spacing))[0]
+        self.field.initialize_norms(_turned(points))
         return new_t
 
     def _render(
@@ -286,6 +287,15 @@ def _bounds(rays: RayBundle) -> tuple[Tensor, Tensor]:
         return near, far
     near = torch.maximum(near, rays.nears).minimum(far)
     return near, torch.minimum(far, rays.fars).maximum(near)
+
+
+def _turned(points: Tensor) -> Tensor:
+    """Points (rays, samples, 3), those of each ray turned around the centre at random: as if seen from all sides.
+
+    The initial surface, a sphere, looks the same from there; the statistics of a batch from one picture would not.
+    """
+    turns = torch.linalg.qr(torch.randn(len(points), 3, 3, device=points.device))[0]
+    return points @ turns.to(points)
 
 
 def _sections(origins: Tensor, directions: Tensor, fenceposts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
