@@ -125,7 +125,7 @@ def _train_in_process(training: Training, folder: Path, progress: Any, program: 
 
 
 def run_program(work: Callable[[Training, Path], dict[str, Any]]) -> None:
-    """What a program of `train_all` does: reads the training and the folder from the command line, writes the result."""
+    """What a program of `train_all` does: takes a training and a folder from the command line, writes the result."""
     training, folder = Training(**json.loads(sys.argv[1])), Path(sys.argv[2])
     finished = folder / f"{training.name}.json"
     temporary = finished.with_suffix(".tmp")
