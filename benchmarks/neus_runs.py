@@ -7,22 +7,28 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.tables import conditions
+from eval.errors import EvaluationError
 from examples.neus_scores import evaluate
 from examples.neus_training import Training, run_program, train
 
 EXAMPLE_SCAN = 0
-MESH_RESOLUTION = 160
 
 
-def train_and_score(training: Training, folder: Path) -> dict[str, Any]:
+def train_and_score(training: Training, folder: Path, mesh_resolution: int = 160) -> dict[str, Any]:
     """What `train` returns, and scores of held-out views and of the surface, which is kept beside the run.
 
-    Accuracy, completeness and chamfer are there where the scene has reference points beside it, as the example scan.
+    Accuracy, completeness and chamfer are there where the scene has reference points beside it, as the example scan,
+    and where training has not lost the surface.
     """
     result = train(training, folder)
     scan = EXAMPLE_SCAN if (Path(training.data) / "Points").is_dir() else None
-    side = evaluate(result, MESH_RESOLUTION, scan)
-    side.surface.export(folder / f"{training.name}.ply")
+    try:
+        side = evaluate(result, mesh_resolution, scan)
+    except EvaluationError as error:
+        print(error)
+        side = evaluate(result)
+    if side.surface is not None:
+        side.surface.export(folder / f"{training.name}.ply")
     scores = {"psnr": side.psnr, "mask_iou": side.mask_iou, "machine": conditions()}
     if side.comparison is not None:
         found = side.comparison

@@ -17,9 +17,9 @@ class Side:
     mask_iou: float
     """Of the opacities above a half with the masks of the held-out views, mean over views."""
     surface: Any
-    """Mesh in world coordinates, millimetres for DTU."""
+    """Mesh in world coordinates, millimetres for DTU; None where none was extracted."""
     comparison: Any
-    """Of the surface with the scan's reference, where there is one."""
+    """Of the surface with the scan's reference, where there is one, else None."""
     truth: Any
     """Picture of a held-out view, (height, width, 3)."""
     render: Any
@@ -28,13 +28,16 @@ class Side:
     """The model's, as colours, (height, width, 3)."""
 
 
-def evaluate(training: dict[str, Any], mesh_resolution: int, scan: int | None = None) -> Side:
+def evaluate(training: dict[str, Any], mesh_resolution: int = 0, scan: int | None = None) -> Side:
     """Renders the held-out views of a saved run, extracts its surface and compares it with a reference.
 
     Args:
         training: what `train` of `examples.neus_training` returns.
-        mesh_resolution: grid points along each axis.
+        mesh_resolution: grid points along each axis; 0 extracts no surface.
         scan: number of the scan whose reference lies beside the pictures; None: there is none.
+
+    Raises:
+        EvaluationError: there is no surface, or none that the reference can be compared with.
     """
     import numpy as np
 
@@ -59,9 +62,9 @@ def evaluate(training: dict[str, Any], mesh_resolution: int, scan: int | None = 
                 "render": (outputs["rgb"] + white).numpy(),
                 "normals": (outputs["normals_vis"] * outputs["accumulation"] + white).numpy(),
             }
-    mesh = extract_run_mesh(config, mesh_resolution, device="cpu")
+    mesh = extract_run_mesh(config, mesh_resolution, device="cpu") if mesh_resolution else None
     comparison = None
-    if scan is not None:
+    if mesh is not None and scan is not None:
         points = sample_triangles(np.array(mesh.vertices), np.array(mesh.faces))
         comparison = compare(points, load_reference(Path(training["training"]["data"]), scan))
     return Side(

@@ -1,0 +1,123 @@
+"""The benchmark that trains NeuS with and without norms: what it chooses and writes, with invented scores."""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trimesh
+
+from benchmarks import neus_results
+from benchmarks.neus_results import ABLATION, ablate, best_rate, compare
+from benchmarks.neus_runs import train_and_score
+from crossnorm_ns.data import make_scene
+from eval.run_config import read_config
+from examples.neus_training import Training
+
+CHAMFER = {("none", 5e-3): 2.0, ("cn", 1e-2): 1.5}
+"""Of the best side's learning rates; any other gives 3."""
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[Training]:
+    """What is asked to be trained; a step of CN takes 1.25 times a plain one."""
+    asked: list[Training] = []
+
+    def invent(trainings: list[Training], *_: object) -> list[dict[str, Any]]:
+        asked.extend(trainings)
+        return [
+            {
+                "training": asdict(training),
+                "config": "somewhere/config.yml",
+                "seconds": training.steps * (1.25 if training.norm == "cn" else 1.0),
+                "psnr": 20 - CHAMFER.get((training.norm, training.learning_rate), 3.0) + training.seed,
+                "mask_iou": 0.9,
+                "machine": "m",
+                "chamfer": CHAMFER.get((training.norm, training.learning_rate), 3.0),
+                "accuracy": 1.0,
+                "completeness": 2.0,
+            }
+            for training in trainings
+        ]
+
+    monkeypatch.setattr(neus_results, "train_all", invent)
+    return asked
+
+
+def test_seeds_run_at_each_sides_best_rate_at_equal_steps_and_equal_seconds(
+    trained: list[Training], tmp_path: Path
+) -> None:
+    compare(tmp_path / "scan", name="example", steps=100, grid_steps=40, docs=tmp_path)
+    grid = [(t.norm, t.learning_rate) for t in trained if t.steps == 40]
+    assert sorted(grid) == sorted((norm, rate) for norm in ("none", "cn") for rate in neus_results.LEARNING_RATES)
+    full = {(t.norm, t.learning_rate, t.seed) for t in trained if t.steps == 100}
+    assert full == {("none", 5e-3, seed) for seed in range(3)} | {("cn", 1e-2, seed) for seed in range(3)}
+    assert {(t.norm, t.learning_rate, t.seed) for t in trained if t.steps == 80} == {
+        ("cn", 1e-2, seed) for seed in range(3)
+    }
+    assert len({t.name for t in trained}) == len(trained), "each has its own folder"
+
+
+def test_tables_hold_means_and_spreads_and_no_paths(
+    trained: list[Training], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    compare(tmp_path / "scan", name="example", steps=100, grid_steps=40, docs=tmp_path)
+    text = (tmp_path / "results" / "neus-example.md").read_text()
+    assert capsys.readouterr().out == text
+    assert "| 0.005 | 2.000 | 3.000 | 18.000 | 17.000 | 0.900 | 0.900 |" in text
+    assert (
+        "| cn, equal seconds | 0.01 | 80 | 1.50 ± 0.00 | 1.00 ± 0.00 | 2.00 ± 0.00 | 19.50 ± 1.00 | 0.900 ± 0.000 | "
+        "100 ± 0 |" in text
+    )
+    stored = (tmp_path / "results" / "neus-example.json").read_text()
+    assert len(json.loads(stored)) == 8 + 6 + 3
+    assert "scan" not in stored and "config.yml" not in stored
+
+
+def test_best_rate_is_the_one_of_the_best_surface_and_without_a_reference_of_the_best_pictures() -> None:
+    results = [
+        {"training": {"norm": "cn", "learning_rate": rate}, "psnr": psnr, "chamfer": chamfer}
+        for rate, psnr, chamfer in ((1e-3, 20.0, 2.0), (2e-3, 21.0, 2.5), (5e-3, 19.0, 1.5))
+    ]
+    assert best_rate(results, "cn") == 5e-3
+    assert best_rate([{key: r[key] for key in ("training", "psnr")} for r in results], "cn") == 2e-3
+
+
+def test_ablation_changes_what_its_rows_say(trained: list[Training], tmp_path: Path) -> None:
+    ablate(tmp_path / "scan", name="example", steps=10, seeds=(0, 1), docs=tmp_path)
+    assert len(trained) == 2 * len(ABLATION) == len({t.name for t in trained})
+    rows = dict(zip(ABLATION, trained[::2], strict=True))
+    assert rows["CN in the colour's network"].sdf_norm == "none"
+    assert rows["CN in the signed distance's network"].color_norm == "none"
+    assert rows["CN, coupled gradients"].coupled_gradients
+    text = (tmp_path / "results" / "neus-example-ablation.md").read_text()
+    assert all(f"| {label} | 10 |" in text for label in ABLATION)
+
+
+@pytest.mark.slow
+def test_a_training_is_what_its_fields_say_and_is_scored(tmp_path: Path) -> None:
+    make_scene.dtu(tmp_path / "scan", resolution=16, views=10)
+    shutil.rmtree(tmp_path / "scan" / "Points")  # without a reference there is no chamfer distance
+    changes = {"color_norm": "ln", "variant": "released", "statistics": "batch"}
+    training = Training(
+        "run", str(tmp_path / "scan"), "bn", 2e-3, 2, 1, **changes, single_image=True, coupled_gradients=True
+    )
+    result = train_and_score(training, tmp_path, mesh_resolution=24)
+    config = read_config(Path(result["config"]))
+    model, datamanager = config.pipeline.model, config.pipeline.datamanager
+    assert (model.sdf_norm, model.color_norm, model.norm_variant) == ("bn", "ln", "released")
+    assert model.norm_statistics == "batch" and model.norm_coupled_gradients and datamanager.pixel_sampler.single_image
+    assert (config.machine.seed, config.optimizers["fields"]["optimizer"].lr) == (1, 2e-3)
+    assert result["psnr"] > 0 and 0 <= result["mask_iou"] <= 1 and "chamfer" not in result
+    assert len(trimesh.load(tmp_path / "run.ply").faces) > 0
+
+
+@pytest.mark.slow
+def test_a_training_that_loses_its_surface_still_has_the_scores_of_its_views(tmp_path: Path) -> None:
+    make_scene.dtu(tmp_path / "scan", resolution=16, views=10)
+    training = Training("run", str(tmp_path / "scan"), "cn", 2e-3, 2, initialization="default")
+    result = train_and_score(training, tmp_path, mesh_resolution=24)
+    assert result["psnr"] > 0 and "chamfer" not in result
+    assert not (tmp_path / "run.ply").exists()
