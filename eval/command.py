@@ -1,6 +1,5 @@
 """What all commands of `eval` share: arguments from the command line, and how they end."""
 
-import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -21,10 +20,8 @@ def run_command(arguments_class: type, main: Callable[[Any], object], prog: str)
     arguments = tyro.cli(arguments_class, prog=prog)
     # what nerfstudio does to torch is nothing that the user could mend
     warnings.filterwarnings("ignore", module=r"(nerfstudio|torch)\.")
+    from crossnorm_ns.command import errors_in_one_line
     from crossnorm_ns.data.errors import DataError
 
-    try:
+    with errors_in_one_line(EvaluationError, DataError, OSError):
         main(arguments)
-    except (EvaluationError, DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error

@@ -15,7 +15,7 @@ from rich.text import Text
 from eval.files import write_atomically
 from eval.protocols import Protocol
 
-PACKAGES = ("crossnorm-ns", "nerfstudio", "torch", "torchmetrics", "numpy")
+PACKAGES = ("crossnorm-ns", "nerfstudio", "torch", "torchmetrics", "numpy", "scipy", "trimesh")
 """Distributions whose versions are recorded with a result."""
 
 

@@ -266,5 +266,5 @@ def test_command_writes_a_scene_and_explains_refusals_without_a_traceback(tmp_pa
     assert "2 train" in done.stdout
     assert load_image(tmp_path / "out" / "train" / "r_1.png").shape == (8, 8, 4)
     again = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert again.returncode == 1
+    assert again.returncode == 2
     assert "not an empty folder" in again.stderr and "Traceback" not in again.stderr

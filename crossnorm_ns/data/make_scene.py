@@ -7,7 +7,6 @@ import json
 import math
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from crossnorm_ns.command import errors_in_one_line
 from crossnorm_ns.data.blender_scene import transforms_path
 from crossnorm_ns.data.dtu_scene import CAMERA_FILE
 from crossnorm_ns.data.errors import DataError
@@ -238,10 +238,8 @@ def main() -> None:
     app = tyro.extras.SubcommandApp()
     app.command(blender)
     app.command(dtu)
-    try:
+    with errors_in_one_line(DataError, OSError):
         app.cli(prog="python -m crossnorm_ns.data.make_scene", description=__doc__)
-    except (DataError, OSError) as error:
-        sys.exit(f"Error: {error}")
 
 
 if __name__ == "__main__":
