@@ -339,10 +339,10 @@ def _accuracy(rows: int, channels: int, _: float) -> Iterator[tuple[str, float]]
 
 def _growth(plan: Plan) -> Measurement:
     """The case names batch normalization's times, too: what the caches do, they do to both."""
-    nanoseconds = {norm: [_nanoseconds(norm, rows, plan.seconds) for rows in plan.growth] for norm in (cross_norm, _batch_norm)}
-    shown = [", ".join(f"{value:.2f}" for value in values) for values in nanoseconds.values()]
+    norms = cross_norm, _batch_norm
+    ours, theirs = ([_nanoseconds(norm, rows, plan.seconds) for rows in plan.growth] for norm in norms)
+    shown = [", ".join(f"{value:.2f}" for value in values) for values in (ours, theirs)]
     case = f"C = 64, N = {', '.join(map(str, plan.growth))}: {shown[0]} ns; batch norm {shown[1]} ns"
-    ours = nanoseconds[cross_norm]
     return "CN, time per element, largest / smallest", case, max(ours) / min(ours)
 
 
