@@ -16,7 +16,9 @@ from crossnorm_ns.representation.tasks.base import Task
 Statistics = Literal["stored", "batch", "chunks"]
 CALIBRATION_BATCHES = 16
 """Training batches over which the statistics of tasks that draw points are gathered."""
-CHUNK_SIZE = 1 << 16
+CHUNK_SIZE = 4096
+"""Points whose own statistics the norms use, where that is asked for."""
+_BLOCK = 1 << 16  # points evaluated at a time; the result does not depend on it
 _LARGEST_BATCH = 1 << 22  # points of one pass that keeps its activations
 
 
@@ -33,13 +35,13 @@ def calibrate_on(network: nn.Module, task: Task, seed: int) -> None:
 
 
 @torch.no_grad()
-def outputs_of(network: nn.Module, task: Task, chunk_size: int = CHUNK_SIZE) -> Float[Tensor, "points out_dim"]:
-    """Outputs on all points of the task with the stored statistics of the norms; the chunks do not matter."""
+def outputs_of(network: nn.Module, task: Task, block_size: int = _BLOCK) -> Float[Tensor, "points out_dim"]:
+    """Outputs on all points of the task with the stored statistics of the norms; the size of blocks does not matter."""
     was_training = network.training
     network.eval()
     outputs = torch.empty(task.num_points, task.out_dim, device=task.device)
-    for start in range(0, task.num_points, chunk_size):
-        end = min(start + chunk_size, task.num_points)
+    for start in range(0, task.num_points, block_size):
+        end = min(start + block_size, task.num_points)
         outputs[start:end] = network(task.coordinates(start, end))
     network.train(was_training)
     return outputs
@@ -59,15 +61,17 @@ def outputs_with(
             all points together, in one pass as the released code evaluates; where training sees all points in every
             step that is the same function. "chunks" uses those of each chunk of neighbouring points by itself: what a
             network does whose norms know no other statistics than the batch's.
-        chunk_size: points evaluated at a time.
+        chunk_size: points in a chunk.
 
     Raises:
-        RepresentationError: no such statistics, or more points than fit in one pass.
+        RepresentationError: no such statistics, chunks without any, or more points than fit in one pass.
     """
     if statistics not in get_args(Statistics):
         raise RepresentationError(f"unknown statistics {statistics!r}: choose one of {', '.join(get_args(Statistics))}")
+    if chunk_size < 2:
+        raise RepresentationError(f"a chunk of {chunk_size} points has no statistics: give at least 2")
     if statistics == "stored":
-        return outputs_of(network, task, chunk_size)
+        return outputs_of(network, task)
     network = copy.deepcopy(network)
     if statistics == "batch":
         if task.num_points > _LARGEST_BATCH:
@@ -76,7 +80,7 @@ def outputs_with(
                 f"possible up to {_LARGEST_BATCH:,}: use stored statistics, or a coarser grid"
             )
         calibrate(network, [(task.coordinates(),)])
-        return outputs_of(network, task, chunk_size)
+        return outputs_of(network, task)
     outputs = torch.empty(task.num_points, task.out_dim, device=task.device)
     network.eval()
     for start in range(0, task.num_points, chunk_size):

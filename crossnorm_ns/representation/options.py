@@ -27,7 +27,7 @@ class FitOptions:
     """Of the initial weights and of the points drawn."""
     evaluate_every: int = 100
     """Steps between evaluations."""
-    save_every: int = 1000
+    save_every: int = 250
     """Steps between checkpoints."""
     max_seconds: float | None = None
     """Stops after this many seconds of training (evaluations not counted), with all files written."""

@@ -153,7 +153,7 @@ class Training:
 
 def _initial_network(architecture: dict[str, Any], seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         try:
             return make_network(**architecture)
         except ValueError as error:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from crossnorm_ns.representation.errors import RepresentationError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from crossnorm_ns.representation.pictures import Panel
 
 SMALLEST_SIDE = 11
 """Pixels along each side that SSIM's window needs."""
@@ -82,8 +80,8 @@ class Task(ABC):
         """Quality of the outputs on all points: `loss`, and the task's metrics."""
 
     @abstractmethod
-    def picture(self, outputs: Float[Tensor, "points out_dim"]) -> Figure:
-        """Reconstruction, truth and error."""
+    def views(self, outputs: Float[Tensor, "points out_dim"]) -> list[Panel]:
+        """Reconstruction and truth as pictures, the most telling first."""
 
     @abstractmethod
     def save(self, outputs: Float[Tensor, "points out_dim"], folder: Path) -> Path:

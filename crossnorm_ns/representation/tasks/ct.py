@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,11 +16,8 @@ from crossnorm_ns.functional.projections import Detector, beam_grid, project
 from crossnorm_ns.representation.coordinates import grid_coordinates
 from crossnorm_ns.representation.errors import RepresentationError
 from crossnorm_ns.representation.inputs import read_gray_image
-from crossnorm_ns.representation.pictures import Panel, comparison
+from crossnorm_ns.representation.pictures import Panel
 from crossnorm_ns.representation.tasks.base import Batch, Task, check_sides
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class CTTask(Task):
@@ -78,8 +75,8 @@ class CTTask(Task):
             "ssim": float(ssim(found.clamp(0, 1)[..., None], self.signal[..., None])),
         }
 
-    def picture(self, outputs: Float[Tensor, "points 1"]) -> Figure:
-        return comparison([Panel("", outputs.reshape(self.size).cpu().numpy(), self.signal.cpu().numpy())])
+    def views(self, outputs: Float[Tensor, "points 1"]) -> list[Panel]:
+        return [Panel("", outputs.reshape(self.size).cpu().numpy(), self.signal.cpu().numpy())]
 
     def save(self, outputs: Float[Tensor, "points 1"], folder: Path) -> Path:
         from PIL import Image

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -15,11 +15,8 @@ from crossnorm_ns.functional.metrics import psnr, ssim
 from crossnorm_ns.networks import num_stored_values
 from crossnorm_ns.representation.coordinates import pixel_coordinates
 from crossnorm_ns.representation.inputs import read_image
-from crossnorm_ns.representation.pictures import Panel, comparison
+from crossnorm_ns.representation.pictures import Panel
 from crossnorm_ns.representation.tasks.base import Batch, Task, check_batch_size, check_sides
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class ImageTask(Task):
@@ -73,8 +70,8 @@ class ImageTask(Task):
             "ssim": float(ssim(self._image(outputs).clamp(0, 1), self._image(self.signal))),
         }
 
-    def picture(self, outputs: Float[Tensor, "points 3"]) -> Figure:
-        return comparison([Panel("", self._image(outputs).cpu().numpy(), self._image(self.signal).cpu().numpy())])
+    def views(self, outputs: Float[Tensor, "points 3"]) -> list[Panel]:
+        return [Panel("", self._image(outputs).cpu().numpy(), self._image(self.signal).cpu().numpy())]
 
     def save(self, outputs: Float[Tensor, "points 3"], folder: Path) -> Path:
         from PIL import Image

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,11 +16,8 @@ from crossnorm_ns.functional.projections import masked_fft
 from crossnorm_ns.representation.coordinates import grid_coordinates
 from crossnorm_ns.representation.errors import RepresentationError
 from crossnorm_ns.representation.inputs import read_volume
-from crossnorm_ns.representation.pictures import Panel, comparison
+from crossnorm_ns.representation.pictures import Panel
 from crossnorm_ns.representation.tasks.base import Batch, Task, check_sides
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 DRAWS_AT_96 = 200_000
 """Frequencies that Fourier Features draws for a volume of 96^3."""
@@ -105,13 +102,13 @@ class MRITask(Task):
             "ssim": float(ssim(found, self.signal)),
         }
 
-    def picture(self, outputs: Float[Tensor, "points 1"]) -> Figure:
+    def views(self, outputs: Float[Tensor, "points 1"]) -> list[Panel]:
         found, truth = self._volume(outputs).cpu().numpy(), self.signal.cpu().numpy()
         panels = []
         for axis in range(3):
             views = (np.take(volume, self.size[axis] // 2, axis).T[::-1] for volume in (found, truth))
             panels.append(Panel(f"across {'xyz'[axis]}", *views))
-        return comparison(panels)
+        return panels
 
     def save(self, outputs: Float[Tensor, "points 1"], folder: Path) -> Path:
         path = folder / "reconstruction.npz"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,11 +16,8 @@ from crossnorm_ns.functional.marching_cubes import extract_surface
 from crossnorm_ns.representation.errors import RepresentationError
 from crossnorm_ns.representation.inputs import read_occupancy_grid
 from crossnorm_ns.representation.occupancy import mesh_occupancy
-from crossnorm_ns.representation.pictures import Panel, comparison, shaded
+from crossnorm_ns.representation.pictures import Panel, shaded
 from crossnorm_ns.representation.tasks.base import Batch, Task, check_batch_size
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _BLOCK = 1 << 22  # voxels whose loss is computed at a time
 
@@ -35,7 +32,7 @@ class ShapeTask(Task):
         batch_size: voxels drawn for each step (with replacement); None takes all.
 
     Raises:
-        RepresentationError: all voxels are alike, or the grid is less than 2 voxels thick.
+        RepresentationError: all voxels are alike, or the grid is no cube.
     """
 
     name: ClassVar[str] = "shape"
@@ -45,14 +42,16 @@ class ShapeTask(Task):
 
     def __init__(self, inside: Bool[Tensor, "x y z"], batch_size: int | None = 100_000) -> None:
         check_batch_size(batch_size)
-        if min(inside.shape) < 2:
-            raise RepresentationError(f"a voxel grid of shape {tuple(inside.shape)} has no volume")
+        if len(set(inside.shape)) != 1 or min(inside.shape) < 2:
+            raise RepresentationError(
+                f"a voxel grid of shape {tuple(inside.shape)} is no cube: pad it to equal sides of at least 2 voxels"
+            )
         if inside.all() or not inside.any():
             where = "inside" if inside.any() else "outside"
             raise RepresentationError(f"all voxels of the grid are {where}: there is no shape in it")
         self.size, self.batch_size = tuple(inside.shape), batch_size
         self.signal = inside.flatten()
-        self.ticks = torch.cat([torch.linspace(-1, 1, n) for n in self.size])
+        self.ticks = torch.linspace(-1, 1, self.size[0])
 
     @classmethod
     def open(cls, path: Path, resolution: int | None = None, batch_size: int | None = 100_000) -> ShapeTask:
@@ -93,12 +92,12 @@ class ShapeTask(Task):
         intersection, union = (found & self.signal).sum(), (found | self.signal).sum()
         return {"loss": total / self.num_points, "iou": float(intersection / union)}
 
-    def picture(self, outputs: Float[Tensor, "points 1"]) -> Figure:
+    def views(self, outputs: Float[Tensor, "points 1"]) -> list[Panel]:
         found, truth = self._grid(outputs[:, 0] >= 0), self._grid(self.signal)
         middle = self.size[2] // 2
         views = [Panel(f"along {'xyz'[axis]}", shaded(found, axis), shaded(truth, axis)) for axis in (0, 2)]
         section = Panel("section", found[:, :, middle].T[::-1] * 1.0, truth[:, :, middle].T[::-1] * 1.0)
-        return comparison([*views, section])
+        return [*views, section]
 
     def save(self, outputs: Float[Tensor, "points 1"], folder: Path) -> Path:
         """Writes the surface of probability 0.5 as a mesh, in the coordinates of the grid.
@@ -108,9 +107,7 @@ class ShapeTask(Task):
         """
         import trimesh
 
-        resolution = max(self.size)
-        if self.size != (resolution,) * 3:
-            raise RepresentationError(f"a mesh needs a grid with equal sides, but this one is {self.size}")
+        resolution = self.size[0]
         probability = torch.sigmoid(outputs[:, 0])
 
         def look_up(points: Float[Tensor, "points 3"]) -> Tensor:
@@ -125,9 +122,8 @@ class ShapeTask(Task):
         return path
 
     def _points(self, index: Tensor) -> Float[Tensor, "points 3"]:
-        x, y, z = self.ticks.split(self.size)
-        _, second, third = self.size
-        return torch.stack([x[index // (second * third)], y[index // third % second], z[index % third]], dim=-1)
+        n = self.size[0]
+        return torch.stack([self.ticks[i] for i in (index // n**2, index // n % n, index % n)], dim=-1)
 
     def _grid(self, values: Bool[Tensor, " points"]) -> Bool[np.ndarray, "x y z"]:
         return values.reshape(self.size).cpu().numpy()
