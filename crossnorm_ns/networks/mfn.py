@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -92,7 +93,7 @@ class GaborNet(MultiplicativeFilterNetwork):
         input_scale: float = 128.0,
         alpha: float = 6.0,
     ) -> None:
-        super().__init__(in_dim, hidden, out_dim, lambda *size: GaborFilter(*size, input_scale, alpha / len(hidden)))
+        super().__init__(in_dim, hidden, out_dim, partial(GaborFilter, scale=input_scale, alpha=alpha / len(hidden)))
 
 
 class FourierNet(MultiplicativeFilterNetwork):
@@ -107,4 +108,4 @@ class FourierNet(MultiplicativeFilterNetwork):
 
     def __init__(self, in_dim: int, hidden: Sequence[int], out_dim: int, *, input_scale: float = 256.0) -> None:
         scale = input_scale / math.sqrt(len(hidden))
-        super().__init__(in_dim, hidden, out_dim, lambda *size: FourierFilter(*size, scale))
+        super().__init__(in_dim, hidden, out_dim, partial(FourierFilter, scale=scale))

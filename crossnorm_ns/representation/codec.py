@@ -14,6 +14,7 @@ import json
 import lzma
 import math
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -85,7 +86,7 @@ def encode(network: nn.Module, spec: ImageSpec, quantization: Quantization = "in
             f"{different} differs: the network is not a {spec.method} network of {list(spec.hidden)}, or its norms "
             "have no stored statistics (see crossnorm_ns.calibrate)"
         )
-    codes = {name: choose_code(name, value, quantization) for name, value in tensors.items()}
+    codes: dict[str, Code] = {name: choose_code(name, value, quantization) for name, value in tensors.items()}
     header = {
         "method": spec.method,
         "hidden": list(spec.hidden),
@@ -172,7 +173,7 @@ def _with_moving_averages(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {**state, **averages}
 
 
-def _stream_order(tensors: list[tuple[Code, list[int]]]) -> list[tuple[int, int]]:
+def _stream_order(tensors: Sequence[tuple[str, list[int]]]) -> list[tuple[int, int]]:
     """(tensor, stream) in the order of the file: streams of one kind lie together."""
     keys = [(code[0], i) for code, lengths in tensors for i in range(len(lengths))]
     places = [(t, i) for t, (_, lengths) in enumerate(tensors) for i in range(len(lengths))]
@@ -231,8 +232,11 @@ def _refuse_constant(name: str) -> float:
 
 
 def _read_spec(header: dict[str, Any]) -> ImageSpec:
-    method, hidden, options = (header.get(key) for key in ("method", "hidden", "options"))
-    height, width = header.get("height"), header.get("width")
+    method: Any = header.get("method")
+    hidden: Any = header.get("hidden")
+    options: Any = header.get("options")
+    height: Any = header.get("height")
+    width: Any = header.get("width")
     if not isinstance(method, str):
         raise CodecError("its header names no method")
     if not _is_shape(hidden) or not 1 <= len(hidden) <= 256:

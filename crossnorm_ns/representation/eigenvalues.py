@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,7 +81,7 @@ def statistics_at_initialisation(
     *,
     out_dim: int = 1,
     seeds: Sequence[int] = (0,),
-    **options: object,
+    **options: Any,
 ) -> EigenvalueStatistics:
     """Mean over seeds of the statistics of an untrained network's kernel on a 1-D signal."""
     several = []
@@ -121,7 +122,7 @@ class Growth:
 
 
 def growth_with_samples(
-    method: str, samples: Sequence[int], hidden: Sequence[int], seeds: Sequence[int] = (0,), **options: object
+    method: str, samples: Sequence[int], hidden: Sequence[int], seeds: Sequence[int] = (0,), **options: Any
 ) -> Growth:
     """Statistics of a method's kernel for several numbers of samples on the same interval."""
     found = [statistics_at_initialisation(method, n, hidden, seeds=seeds, **options) for n in samples]
@@ -129,7 +130,7 @@ def growth_with_samples(
 
 
 def growth_with_width(
-    method: str, samples: int, widths: Sequence[int], layers: int, seeds: Sequence[int] = (0,), **options: object
+    method: str, samples: int, widths: Sequence[int], layers: int, seeds: Sequence[int] = (0,), **options: Any
 ) -> Growth:
     """Statistics of a method's kernel for several widths of its hidden layers."""
     found = [statistics_at_initialisation(method, samples, (w,) * layers, seeds=seeds, **options) for w in widths]

@@ -74,7 +74,7 @@ def _rows_of_batch(
     function: Callable[[dict[str, Tensor]], Tensor], chosen: dict[str, Tensor], block: int
 ) -> Iterator[dict[str, Tensor]]:
     """Rows of the Jacobian in blocks, each a vector-Jacobian product of the whole batch with one output."""
-    outputs, pull_back = vjp(function, chosen)
+    outputs, pull_back, *_ = vjp(function, chosen)
     for start in range(0, outputs.numel(), block):
         number = min(block, outputs.numel() - start)
         one_hot = outputs.new_zeros(number, outputs.numel())
