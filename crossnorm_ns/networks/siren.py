@@ -32,8 +32,8 @@ class SIREN(MLP):
     """Linear -> sin(omega_0 x) for each hidden layer, then a linear layer.
 
     Weights start uniform within 1 / fan_in in the first layer and within sqrt(6 / fan_in) / omega_0 in the others,
-    the last included, which keeps the inputs of the sines at unit variance through all layers. Biases start as
-    torch's linear layers do, uniform within 1 / sqrt(fan_in), as in the authors' code.
+    the last included, which keeps the weighted sums in front of the sines at unit variance through all layers. Biases
+    start as those of torch's linear layers, uniform within 1 / sqrt(fan_in), as in the authors' code.
 
     Args:
         in_dim: number of coordinates.
