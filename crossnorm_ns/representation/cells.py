@@ -153,4 +153,4 @@ def _outcome(job: Future[dict[str, Any]] | Any) -> dict[str, Any] | Exception:
 def _use_threads(count: int) -> None:
     import torch
 
-    torch.set_num_threads(count)
+    torch.set_num_threads(min(count, torch.get_num_threads()))

@@ -107,8 +107,8 @@ class TableCommand:
         from rich.console import Console
         from rich.progress import Progress
 
-        results, failures = {cell: cell.finished() for cell in cells}, []
-        missing = [cell for cell in cells if results[cell] is None]
+        results, failures = {cell.folder: cell.finished() for cell in cells}, []
+        missing = [cell for cell in cells if results[cell.folder] is None]
         with Progress(console=Console(stderr=True)) as progress:
             task = progress.add_task(f"{self.task} table", total=len(cells), completed=len(cells) - len(missing))
             for cell, outcome in self._outcomes(missing, output):
@@ -117,9 +117,10 @@ class TableCommand:
                     failures.append(f"{name} failed: {outcome or type(outcome).__name__}")
                     progress.console.print(failures[-1], highlight=False, markup=False)
                 else:
-                    results[cell] = outcome
+                    results[cell.folder] = outcome
                 progress.advance(task)
-        return [(cell, result) for cell, result in results.items() if result is not None], failures
+        finished = [(cell, results[cell.folder]) for cell in cells]
+        return [(cell, result) for cell, result in finished if result is not None], failures
 
     def _outcomes(self, missing: list[Cell], output: Path) -> Iterator[tuple[Cell, dict[str, Any] | Exception]]:
         from crossnorm_ns.representation.cells import run_local, run_slurm

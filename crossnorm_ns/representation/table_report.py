@@ -64,7 +64,10 @@ def describe(results: TableResults, grid: Grid) -> str:
 def _findings(results: TableResults) -> list[str]:
     lines = results.disagreements()
     if not lines:
-        return ["The paper's ordering holds in every row: CN >= BN, LN, GN > none, with PE and without; PE+CN is best."]
+        return [
+            "The paper's ordering of the methods compared holds in every row: CN >= BN, LN, GN > none, with PE and "
+            "without; PE+CN is best."
+        ]
     return [f"The paper's ordering does not hold in {len(lines)} places: {'; '.join(lines)}."]
 
 

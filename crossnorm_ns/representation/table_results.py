@@ -26,6 +26,7 @@ _DIGITS = {"psnr": 2, "ssim": 3, "iou": 3}
 _NAMES = {"psnr": "PSNR", "ssim": "SSIM", "iou": "IoU"}
 Row = dict[str, float]
 """A value for each method."""
+_Key = tuple[str, str | None, str, float | None]
 
 
 def label(method: str) -> str:
@@ -54,11 +55,13 @@ class TableResults:
     """Learning rate of each network and method: the best in the mean over all inputs."""
 
     def __post_init__(self) -> None:
-        self._by_key = {self._key(cell): (cell, result) for cell, result in self.runs}
+        self._by_key: dict[_Key, tuple[Cell, dict[str, Any]]] = {
+            _key(cell): (cell, result) for cell, result in self.runs
+        }
         self.rates = {}
         for network in self.networks:
             for method in self.methods:
-                tried = sorted({rate for _, *which, rate in self._by_key if which == [network, method]})
+                tried = sorted({key[3] for key in self._by_key if key[1:3] == (network, method) and key[3] is not None})
                 if tried:
                     self.rates[network, method] = max(tried, key=lambda rate: self._score(network, method, rate))
 
@@ -167,11 +170,9 @@ class TableResults:
             values.append(math.nan if value is None else value)
         return fmean(values)
 
-    @staticmethod
-    def _key(cell: Cell) -> tuple[str, str, str, float]:
-        network, rate = cell.spec.network, cell.spec.learning_rate
-        assert network is not None and rate is not None, "specifications of cells are complete"
-        return Path(cell.spec.input).stem, network, cell.spec.method, rate
+
+def _key(cell: Cell) -> _Key:
+    return Path(cell.spec.input).stem, cell.spec.network, cell.spec.method, cell.spec.learning_rate
 
 
 def ordering_violations(row: Row) -> list[str]:
