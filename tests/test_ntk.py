@@ -1,5 +1,6 @@
 """The neural tangent kernel: closed forms, finite differences, and what its eigenvalues predict."""
 
+import json
 import math
 
 import pytest
@@ -8,6 +9,7 @@ from torch import nn
 
 from crossnorm_ns.networks import make_network
 from crossnorm_ns.norms import norms_of
+from crossnorm_ns.representation.commands_analysis import NTKCommand
 from crossnorm_ns.representation.eigenvalues import (
     describe,
     fit_order,
@@ -16,13 +18,18 @@ from crossnorm_ns.representation.eigenvalues import (
     log_histogram,
     mean_field_order,
     points_on_a_line,
+    statistics_at_initialisation,
 )
+from crossnorm_ns.representation.errors import RepresentationError
+from crossnorm_ns.representation.initialization import initial_network
+from crossnorm_ns.representation.kernel_analysis import kernels_in_training
 from crossnorm_ns.representation.ntk import (
     jacobian_blocks,
     kernel_eigenvalues,
     neural_tangent_kernel,
     predict_residuals,
 )
+from crossnorm_ns.representation.spectrum import sum_of_sines
 
 COUPLED = ["relu+bn", "pe+gn", "relu+cn", "pe+cn-paper"]
 ALONE = ["relu", "pe+ln", "siren", "mfn", "wire", "finer", "gaussian"]
@@ -222,3 +229,73 @@ def test_the_plain_network_grows_as_the_mean_field_model_says():
         expected = mean_field_order("relu", "width", statistic)
         assert expected is not None and math.isclose(width[statistic], expected, abs_tol=0.35), statistic
     assert mean_field_order("siren", "width", "mean") is None
+
+
+def test_gaussian_initialisation_has_the_variances_it_names():
+    model = initial_network("relu+cn", (300, 300), seed=0, initialization="gaussian")
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    assert float(layers[1].weight.detach().var()) == pytest.approx(2 / 300, rel=0.02)
+    assert float(layers[1].bias.detach().var()) == pytest.approx(0.1, rel=0.3)
+    with pytest.raises(ValueError, match="neither"):
+        initial_network("siren", (8,), seed=0, initialization="gaussian")
+
+
+def test_cross_normalization_lowers_variance_and_maximum_more_than_the_mean():
+    """The paper's proposition 1 with Gaussian weights and positional encoding."""
+    plain, normalized = (
+        statistics_at_initialisation(method, 64, (64, 64), seeds=(0, 1), initialization="gaussian", num_frequencies=5)
+        for method in ("pe", "pe+cn")
+    )
+    assert normalized.variance < 0.2 * plain.variance
+    assert normalized.maximum < 0.4 * plain.maximum
+    assert normalized.mean > 0.4 * plain.mean
+    assert normalized.effective_rank > 1.4 * plain.effective_rank
+
+
+def test_kernels_in_training_are_those_of_the_trained_network():
+    first, later = kernels_in_training("pe+cn", 24, (8,), (0, 5), 1e-2, seeds=(3,), num_frequencies=2)
+    assert (first.step, later.step) == (0, 5)
+    signal = sum_of_sines(24, [1, 3, 7])
+    model = initial_network("pe+cn", (8,), seed=3, num_frequencies=2)
+    expected = kernel_eigenvalues(neural_tangent_kernel(model, points_on_a_line(24)))
+    torch.testing.assert_close(first.eigenvalues, expected)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(5):
+        optimizer.zero_grad()
+        (model(signal.points) - signal.values).square().mean().backward()
+        optimizer.step()
+    expected = kernel_eigenvalues(neural_tangent_kernel(model, signal.points))
+    torch.testing.assert_close(later.eigenvalues, expected, rtol=1e-6, atol=1e-6 * float(expected[0]))
+
+
+def test_the_command_writes_kernels_growth_and_figures(tmp_path, capsys):
+    NTKCommand(
+        methods=("relu", "relu+cn"),
+        samples=20,
+        network="2x8",
+        steps=(0, 2),
+        num_seeds=1,
+        growth_samples=(10, 20),
+        growth_widths=(4, 8),
+        output=tmp_path / "ntk",
+    ).run()
+    results = json.loads((tmp_path / "ntk" / "ntk.json").read_text())
+    assert [(k["method"], k["step"]) for k in results["kernels"]] == [
+        ("relu", 0), ("relu", 2), ("relu+cn", 0), ("relu+cn", 2)
+    ]  # fmt: skip
+    plain, normalized = results["kernels"][0], results["kernels"][2]
+    ratio = normalized["statistics"]["maximum"] / plain["statistics"]["maximum"]
+    assert normalized["ratios"]["maximum"] == pytest.approx(ratio)
+    assert [(g["method"], g["axis"]) for g in results["growth"]][:2] == [("relu", "samples"), ("relu", "width")]
+    assert results["growth"][0]["mean_field_orders"]["maximum"] == 1
+    for name in ("eigenvalues.png", "growth.png"):
+        assert (tmp_path / "ntk" / name).read_bytes().startswith(b"\x89PNG")
+    assert "relu+cn" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "change", [{"methods": ("relu", "x")}, {"network": "8"}, {"samples": 1}, {"steps": ()}, {"num_seeds": 0}]
+)
+def test_options_that_make_no_sense_are_refused(change, tmp_path):
+    with pytest.raises(RepresentationError):
+        NTKCommand(**{"output": tmp_path, "growth_samples": (), "growth_widths": (), **change}).run()

@@ -1,11 +1,13 @@
 """Which frequencies are learned first."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
 
+from crossnorm_ns.representation.commands_analysis import SpectrumCommand
 from crossnorm_ns.representation.spectrum import FrequencyHistory, band_errors, learn_frequencies, sum_of_sines
 
 
@@ -67,3 +69,14 @@ def test_a_band_is_learned_when_its_error_stays_low():
 def test_frequencies_that_the_samples_cannot_hold_are_refused(frequencies):
     with pytest.raises(ValueError, match="less than half of the 16 samples"):
         sum_of_sines(16, frequencies)
+
+
+def test_the_command_writes_curves_and_a_figure(tmp_path, capsys):
+    SpectrumCommand(
+        methods=("relu", "pe+cn"), samples=32, network="1x8", frequencies=(1, 5), steps=10, output=tmp_path
+    ).run()
+    results = json.loads((tmp_path / "spectrum.json").read_text())
+    assert results["methods"]["pe+cn"]["steps"][-1] == 10
+    assert len(results["methods"]["relu"]["errors"][0]) == 2
+    assert (tmp_path / "errors.png").read_bytes().startswith(b"\x89PNG")
+    assert "5 cycles" in capsys.readouterr().out

@@ -16,6 +16,7 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -105,6 +106,19 @@ def encode(network: nn.Module, spec: ImageSpec, quantization: Quantization = "in
     compressed = lzma.compress(content, format=lzma.FORMAT_RAW, filters=_FILTERS)
     body = _PREFIX.pack(MAGIC, VERSION, len(compressed)) + compressed
     return body + hashlib.sha256(body).digest()
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a file, if it has no more than a `.cninr` file can have.
+
+    Raises:
+        CodecError: it is larger.
+    """
+    with path.open("rb") as file:
+        data = file.read(2 * MAX_CONTENT + 1)
+    if len(data) > 2 * MAX_CONTENT:
+        raise CodecError(f"{path}: longer than any .cninr file")
+    return data
 
 
 def decode(data: bytes) -> tuple[nn.Module, dict[str, Any]]:

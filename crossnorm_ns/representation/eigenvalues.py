@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crossnorm_ns.networks import make_network
+from crossnorm_ns.representation.initialization import Initialization, initial_network
 from crossnorm_ns.representation.ntk import kernel_eigenvalues, neural_tangent_kernel
 
 _FLOOR = 1e-16  # of the largest eigenvalue: below lies nothing but rounding
@@ -58,14 +58,16 @@ def mean_statistics(several: Sequence[EigenvalueStatistics]) -> EigenvalueStatis
     return EigenvalueStatistics(**means)
 
 
-def log_histogram(eigenvalues: Float[Tensor, " number"], bins: int = 40) -> tuple[list[int], list[float]]:
-    """Counts over bins of equal width in log10, and the bins' edges (bins + 1 values of log10).
+def log10_above_rounding(eigenvalues: Float[Tensor, " number"]) -> Float[np.ndarray, " number"]:
+    """log10 of eigenvalues; those below 1e-16 of the largest count as that."""
+    return eigenvalues.double().clamp_min(_FLOOR * float(eigenvalues.max())).log10().numpy()
 
-    Eigenvalues below 1e-16 of the largest are counted in the first bin.
-    """
-    values = eigenvalues.double().clamp_min(_FLOOR * float(eigenvalues.max())).log10()
+
+def log_histogram(eigenvalues: Float[Tensor, " number"], bins: int = 40) -> tuple[list[int], list[float]]:
+    """Counts over bins of equal width in log10, and the bins' edges (bins + 1 values of log10)."""
+    values = log10_above_rounding(eigenvalues)
     low, high = float(values.min()), float(values.max())
-    counts, edges = np.histogram(values.numpy(), bins=bins, range=(low, high if high > low else low + 1))
+    counts, edges = np.histogram(values, bins=bins, range=(low, high if high > low else low + 1))
     return counts.tolist(), edges.tolist()
 
 
@@ -79,15 +81,14 @@ def statistics_at_initialisation(
     samples: int,
     hidden: Sequence[int],
     *,
-    out_dim: int = 1,
     seeds: Sequence[int] = (0,),
+    initialization: Initialization = "torch",
     **options: Any,
 ) -> EigenvalueStatistics:
     """Mean over seeds of the statistics of an untrained network's kernel on a 1-D signal."""
     several = []
     for seed in seeds:
-        torch.manual_seed(seed)
-        network = make_network(method, 1, out_dim, hidden, **options)
+        network = initial_network(method, hidden, seed, initialization, **options)
         several.append(describe(kernel_eigenvalues(neural_tangent_kernel(network, points_on_a_line(samples)))))
     return mean_statistics(several)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 _LABELS = {"psnr": "PSNR {:.2f} dB", "iou": "IoU {:.4f}"}
 
 
+@runtime_checkable
 class Progress(AbstractContextManager, Protocol):
     """Entered when training begins, left when it ends."""
 

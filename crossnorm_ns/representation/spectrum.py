@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from crossnorm_ns.networks import make_network
 from crossnorm_ns.representation.errors import RepresentationError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FREQUENCIES = (1, 3, 7, 15, 31, 63)
 """Cycles over the signal; between the powers of two that positional encoding holds itself."""
@@ -124,3 +127,30 @@ def learn_frequencies(
         if step in wanted
     ]
     return FrequencyHistory(method, signal.bands, tuple(recorded), np.stack(errors))
+
+
+def spectrum_figure(histories: Sequence[FrequencyHistory]) -> Figure:
+    """For each method the error of each band (rows) against steps, as colours; black is 1 and more."""
+    from matplotlib.figure import Figure
+
+    columns = min(5, len(histories))
+    rows = -(-len(histories) // columns)
+    figure = Figure(figsize=(2.6 * columns + 1, 2.2 * rows + 0.6), dpi=120, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    shown = None
+    for axes, history in zip(grid.flat, histories, strict=False):
+        edges = np.append(np.asarray(history.steps, dtype=float), history.steps[-1] * 1.1) + 1
+        errors = np.clip(np.nan_to_num(history.errors.T, nan=1.0), 1e-3, 1)
+        shown = axes.pcolormesh(
+            edges, np.arange(len(history.bands) + 1) - 0.5, errors, norm="log", cmap="magma_r", vmin=1e-3, vmax=1
+        )
+        axes.set_xscale("log")
+        axes.set_title(history.method, fontsize=9)
+        axes.set_yticks(range(len(history.bands)), [str(low) for low, _ in history.bands])
+    for axes in list(grid.flat)[len(histories) :]:
+        axes.set_visible(False)
+    figure.supxlabel("step + 1", fontsize=9)
+    figure.supylabel("cycles", fontsize=9)
+    if shown is not None:
+        figure.colorbar(shown, ax=grid, label="relative error")
+    return figure
