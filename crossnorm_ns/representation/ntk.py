@@ -6,50 +6,28 @@ Source: the paper, section 3.2; Jacot et al., "Neural Tangent Kernel" (NeurIPS 2
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, vjp, vmap
+from torch.func import functional_call, jacrev, vmap
 
-from crossnorm_ns.functional.statistics import column_statistics
-from crossnorm_ns.norms.base import Norm
+from crossnorm_ns.norms.base import norms_of
 
-_BLOCK_VALUES = 2**22  # features of one layer that a block of rows keeps at once
+_BLOCK_VALUES = 2**22  # of the gradients of single samples that are held at once
 
 
-class _BatchFormula(nn.Module):
-    """A norm's function of a whole training batch and nothing else: no stored statistics, no kernels of its own.
+def _copy_in_training(network: nn.Module, dtype: torch.dtype) -> tuple[nn.Module, bool]:
+    """A copy in train mode, and whether its norms couple the samples.
 
-    torch.func cannot see through the norms' kernels; this is the formula that they compute, in plain torch.
+    Raises:
+        ValueError: a norm's gradients are not those of the function that it computes.
     """
-
-    def __init__(self, norm: Norm) -> None:
-        super().__init__()
-        self.formula, self.weight, self.bias = norm.formula, norm.weight, norm.bias
-
-    def forward(self, x: Float[Tensor, "rows channels"]) -> Float[Tensor, "rows channels"]:
-        stats = column_statistics(x, kernel="plain") if self.formula.uses_columns else None
-        center, inverse_std = self.formula.moments(x, stats)
-        y = (x - center) * inverse_std
-        y = y if self.weight is None else y * self.weight
-        y = y if self.bias is None else y + self.bias
-        return y.relu() if self.formula.relu else y
-
-
-def _function_of_the_batch(network: nn.Module, dtype: torch.dtype) -> tuple[nn.Module, bool]:
-    """A copy whose norms are formulas of the batch, and whether they couple the samples."""
-    coupled = False
-    copied = copy.deepcopy(network).to(dtype).train()
-    for part in list(copied.modules()):
-        for name, child in list(part.named_children()):
-            if isinstance(child, Norm):
-                if child.statistics == "renorm" and child.formula.uses_columns:
-                    raise ValueError("the kernel of batch-renormalised norms is not defined by one batch: use 'batch'")
-                coupled |= child.formula.uses_columns
-                setattr(part, name, _BatchFormula(child))
-    return copied, coupled
+    norms = [norm for norm in norms_of(network) if norm.formula.uses_columns]
+    if any(norm.statistics == "renorm" for norm in norms):
+        raise ValueError("batch-renormalised norms have no kernel: their gradients are not those of their values")
+    return copy.deepcopy(network).to(dtype).train().requires_grad_(), bool(norms)
 
 
 def _column_groups(parameters: dict[str, Tensor], size: int) -> Iterator[dict[str, slice]]:
@@ -70,24 +48,32 @@ def _column_groups(parameters: dict[str, Tensor], size: int) -> Iterator[dict[st
         yield group
 
 
-def _rows_of_batch(
-    function: Callable[[dict[str, Tensor]], Tensor], chosen: dict[str, Tensor], block: int
-) -> Iterator[dict[str, Tensor]]:
-    """Rows of the Jacobian in blocks, each a vector-Jacobian product of the whole batch with one output."""
-    outputs, pull_back, *_ = vjp(function, chosen)
-    for start in range(0, outputs.numel(), block):
-        number = min(block, outputs.numel() - start)
-        one_hot = outputs.new_zeros(number, outputs.numel())
-        one_hot[:, start : start + number].fill_diagonal_(1)
-        yield vmap(lambda row: pull_back(row)[0])(one_hot)
+def _rows_of_batch(outputs: Float[Tensor, " outputs"], chosen: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Rows of the Jacobian one by one, each a vector-Jacobian product of the whole batch with one output.
+
+    A loop: vmap would need the norms as plain formulas, which takes three times as long as their kernels one by one.
+    """
+    one_hot = torch.zeros_like(outputs)
+    for i in range(outputs.numel()):
+        one_hot[i] = 1
+        row = torch.autograd.grad(outputs, list(chosen.values()), one_hot, retain_graph=True)
+        one_hot[i] = 0
+        yield {name: gradient[None] for name, gradient in zip(chosen, row, strict=True)}
 
 
 def _rows_of_samples(
-    function: Callable[[dict[str, Tensor], Tensor], Tensor], chosen: dict[str, Tensor], points: Tensor, block: int
+    network: nn.Module, chosen: dict[str, Tensor], points: Float[Tensor, "samples in_dim"], num_outputs: int
 ) -> Iterator[dict[str, Tensor]]:
-    """The same where no sample depends on another: each row is the gradient of one sample alone."""
-    for some in points.split(block):
-        rows = vmap(jacrev(function), in_dims=(None, 0))(chosen, some[:, None])
+    """The same, in blocks, where no sample depends on another: each row is the gradient of one sample alone."""
+    others = {name: value.detach() for name, value in network.named_parameters() if name not in chosen}
+    chosen = {name: value.detach() for name, value in chosen.items()}
+
+    def outputs_of(subset: dict[str, Tensor], point: Tensor) -> Tensor:
+        return functional_call(network, {**others, **subset}, (point[None],)).flatten()
+
+    size = num_outputs * sum(value.numel() for value in chosen.values())
+    for some in points.split(max(1, _BLOCK_VALUES // size)):
+        rows = vmap(jacrev(outputs_of), in_dims=(None, 0))(chosen, some)
         yield {name: values.flatten(0, 1) for name, values in rows.items()}
 
 
@@ -101,8 +87,8 @@ def jacobian_blocks(
     """The Jacobian of all outputs in train mode by the parameters, some columns (parameters) at a time.
 
     Each row is a vector-Jacobian product of the whole batch: batch, global and cross normalization couple the samples,
-    and mapping over single ones would change the statistics. Networks without such norms are mapped over samples,
-    which gives the same rows sooner. Rows are ordered sample by sample, columns as the parameters are.
+    and mapping over single ones would change the statistics. Networks without such norms are mapped over samples by
+    torch.func, which gives the same rows sooner. Rows are ordered sample by sample, columns as the parameters are.
 
     Args:
         network: stays as it is, its stored statistics included.
@@ -115,30 +101,20 @@ def jacobian_blocks(
     """
     if points.dim() != 2 or points.shape[0] == 0:
         raise ValueError(f"points must be a (samples, in_dim) matrix with at least one row, got {tuple(points.shape)}")
-    module, coupled = _function_of_the_batch(network, dtype)
+    module, coupled = _copy_in_training(network, dtype)
     points = points.detach().to(dtype)
-    parameters = {name: parameter.detach() for name, parameter in module.named_parameters()}
-    with torch.no_grad():
-        outputs = module(points).numel()
+    with torch.enable_grad():
+        outputs = module(points).flatten()
+    number = outputs.numel()
+    parameters: dict[str, Tensor] = dict(module.named_parameters())
     total = sum(parameter.numel() for parameter in parameters.values())
-    columns = total if max_values is None else max(1, max_values // outputs)
-    widest = max(parameter.shape[0] for parameter in parameters.values())
-    for group in _column_groups(parameters, columns):
+    for group in _column_groups(parameters, total if max_values is None else max(1, max_values // number)):
         chosen = {name: parameters[name] for name in group}
-        others = {name: value for name, value in parameters.items() if name not in group}
-
-        def function(
-            subset: dict[str, Tensor], at: Tensor = points, others: dict[str, Tensor] = others
-        ) -> Tensor:
-            return functional_call(module, {**others, **subset}, (at,)).flatten()
-
         if coupled:
-            block = max(1, _BLOCK_VALUES // (points.shape[0] * widest))
-            rows = _rows_of_batch(function, chosen, block)
+            rows = _rows_of_batch(outputs, chosen)
         else:
-            size = sum(parameter.numel() for parameter in chosen.values()) * (outputs // points.shape[0])
-            rows = _rows_of_samples(function, chosen, points, max(1, _BLOCK_VALUES // size))
-        jacobian = points.new_empty(outputs, sum(part.stop - part.start for part in group.values()))
+            rows = _rows_of_samples(module, chosen, points, number // points.shape[0])
+        jacobian = points.new_empty(number, sum(part.stop - part.start for part in group.values()))
         start = 0
         for some in rows:
             flat = torch.cat([some[name].flatten(1)[:, part] for name, part in group.items()], dim=1)
