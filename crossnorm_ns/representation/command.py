@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import tyro
 
+from crossnorm_ns.representation.commands_analysis import NTKCommand, SpectrumCommand
+from crossnorm_ns.representation.commands_codec import CompressCommand, DecompressCommand, RateDistortionCommand
 from crossnorm_ns.representation.commands_table import TableCommand
 from crossnorm_ns.representation.commands_tasks import CTCommand, ImageCommand, MRICommand, ShapeCommand
 from crossnorm_ns.representation.errors import RepresentationError
@@ -17,6 +19,11 @@ COMMANDS = {
     "ct": CTCommand,
     "mri": MRICommand,
     "table": TableCommand,
+    "ntk": NTKCommand,
+    "spectrum": SpectrumCommand,
+    "compress": CompressCommand,
+    "decompress": DecompressCommand,
+    "rate-distortion": RateDistortionCommand,
 }
 """By name; each has a `run`."""
 

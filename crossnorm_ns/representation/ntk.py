@@ -128,7 +128,7 @@ def neural_tangent_kernel(
     points: Float[Tensor, "samples in_dim"],
     *,
     dtype: torch.dtype = torch.float64,
-    memory: int = 2**30,
+    memory: int = 2**31,
 ) -> Float[Tensor, "outputs outputs"]:
     """J J^T of the network in train mode on this batch, J being the Jacobian of all outputs by all parameters.
 
