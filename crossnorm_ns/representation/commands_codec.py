@@ -124,7 +124,7 @@ class DecompressCommand:
         from rich.console import Console
 
         from crossnorm_ns.files import atomic_file
-        from crossnorm_ns.representation.codec import bits_per_pixel, decode, read_file, render
+        from crossnorm_ns.representation.codec import CodecError, bits_per_pixel, decode, read_file, render
         from crossnorm_ns.representation.errors import RepresentationError
         from crossnorm_ns.representation.rate_distortion import to_8_bits
 
@@ -132,7 +132,10 @@ class DecompressCommand:
         if kind is None or kind not in Image.SAVE:
             raise RepresentationError(f"{self.output}: Pillow writes no images with the suffix {self.output.suffix!r}")
         data = read_file(self.file)
-        network, header = decode(data)
+        try:
+            network, header = decode(data)
+        except CodecError as error:
+            raise CodecError(f"{self.file}: {error}") from error
         height, width = header["height"], header["width"]
         with atomic_file(self.output) as file:
             Image.fromarray(to_8_bits(render(network, height, width))).save(file, format=kind)
