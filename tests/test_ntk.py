@@ -257,7 +257,7 @@ def test_kernels_in_training_are_those_of_the_trained_network():
     assert (first.step, later.step) == (0, 5)
     signal = sum_of_sines(24, [1, 3, 7])
     model = initial_network("pe+cn", (8,), seed=3, num_frequencies=2)
-    expected = kernel_eigenvalues(neural_tangent_kernel(model, points_on_a_line(24)))
+    expected = kernel_eigenvalues(neural_tangent_kernel(model, signal.points))
     torch.testing.assert_close(first.eigenvalues, expected)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(5):
@@ -294,7 +294,7 @@ def test_the_command_writes_kernels_growth_and_figures(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "change", [{"methods": ("relu", "x")}, {"network": "8"}, {"samples": 1}, {"steps": ()}, {"num_seeds": 0}]
+    "change", [{"methods": ("relu", "x")}, {"network": "8"}, {"samples": 2}, {"steps": ()}, {"num_seeds": 0}]
 )
 def test_options_that_make_no_sense_are_refused(change, tmp_path):
     with pytest.raises(RepresentationError):

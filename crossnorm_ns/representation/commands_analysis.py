@@ -42,10 +42,10 @@ class _AnalysisOptions:
         for method in self.methods:
             if method not in METHODS:
                 raise RepresentationError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
-        if self.samples < 2 or self.num_frequencies < 1 or not self.learning_rate > 0:
+        if self.samples < 4 or self.num_frequencies < 1 or not self.learning_rate > 0:
             raise RepresentationError(
                 f"{self.samples} samples, {self.num_frequencies} frequencies and a learning rate of "
-                f"{self.learning_rate:g} were asked for, but at least 2, at least 1 and more than 0 are needed"
+                f"{self.learning_rate:g} were asked for, but at least 4, at least 1 and more than 0 are needed"
             )
         return parse_network(self.network)
 

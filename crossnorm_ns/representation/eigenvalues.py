@@ -60,7 +60,7 @@ def mean_statistics(several: Sequence[EigenvalueStatistics]) -> EigenvalueStatis
 
 def log10_above_rounding(eigenvalues: Float[Tensor, " number"]) -> Float[np.ndarray, " number"]:
     """log10 of eigenvalues; those below 1e-16 of the largest count as that."""
-    return eigenvalues.double().clamp_min(_FLOOR * float(eigenvalues.max())).log10().numpy()
+    return eigenvalues.double().clamp_min(_FLOOR * float(eigenvalues.max())).log10().cpu().numpy()
 
 
 def log_histogram(eigenvalues: Float[Tensor, " number"], bins: int = 40) -> tuple[list[int], list[float]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,6 @@ from crossnorm_ns.representation.eigenvalues import (
     log_histogram,
     mean_field_order,
     mean_statistics,
-    points_on_a_line,
 )
 from crossnorm_ns.representation.initialization import Initialization, initial_network
 from crossnorm_ns.representation.ntk import kernel_eigenvalues, neural_tangent_kernel
@@ -57,25 +55,14 @@ def kernels_in_training(
     initialization: Initialization = "torch",
     **options: Any,
 ) -> list[KernelSnapshot]:
-    """Kernels of a network on a sum of sines, at some steps of its training by Adam on it.
-
-    Kernels at initialisation are taken at points over the whole of [-1, 1], as the growth of eigenvalues is; later ones
-    at the points of the signal, which leave 1 out.
-    """
+    """Kernels of a network on the points of a sum of sines, at some steps of its training by Adam on it."""
     found: dict[int, list[Tensor]] = {step: [] for step in sorted(set(steps))}
-    frequencies = [f for f in FREQUENCIES if 2 * f < samples] or [1]
+    signal = sum_of_sines(samples, [f for f in FREQUENCIES if 2 * f < samples])
     for seed in seeds:
         network = initial_network(method, hidden, seed, initialization, **options)
-        if 0 in found:
-            found[0].append(kernel_eigenvalues(neural_tangent_kernel(network, points_on_a_line(samples))))
-        last = max(found)
-        if last == 0:
-            continue
-        signal = sum_of_sines(samples, frequencies)
-        for step, _ in enumerate(train(network, signal, last, learning_rate)):
-            if step > 0 and step in found:
-                kernel = neural_tangent_kernel(copy.deepcopy(network), signal.points)
-                found[step].append(kernel_eigenvalues(kernel))
+        for step, _ in enumerate(train(network, signal, max(found), learning_rate)):
+            if step in found:
+                found[step].append(kernel_eigenvalues(neural_tangent_kernel(network, signal.points)))
     return [
         KernelSnapshot(method, step, mean_statistics([describe(some) for some in several]), several[0])
         for step, several in found.items()
