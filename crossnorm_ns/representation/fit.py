@@ -15,7 +15,7 @@ from torch import nn
 from crossnorm_ns.representation.errors import RepresentationError
 from crossnorm_ns.representation.options import FitOptions
 from crossnorm_ns.representation.progress import Progress, no_progress
-from crossnorm_ns.representation.run_folder import RunFolder, save_network
+from crossnorm_ns.representation.run_folder import Entry, RunFolder, save_network
 from crossnorm_ns.representation.tasks.base import Task
 from crossnorm_ns.representation.training import Training
 
@@ -34,7 +34,7 @@ class Run:
         best_step: steps that the best network has had.
         steps: steps taken.
         seconds: of training, without evaluations.
-        history: one entry for each evaluation: step, seconds, learning_rate and metrics.
+        history: of all evaluations.
         ending: why training ended.
     """
 
@@ -44,7 +44,7 @@ class Run:
     best_step: int
     steps: int
     seconds: float
-    history: list[dict[str, float]]
+    history: list[Entry]
     ending: Ending
 
 
@@ -93,7 +93,7 @@ def fit(
     return Run(
         network=best.eval(),
         metrics=state.best_metrics,
-        last_metrics={name: last[name] for name in last if name not in ("step", "seconds", "learning_rate")},
+        last_metrics={name: float(last[name]) for name in last if name not in ("step", "seconds", "learning_rate")},
         best_step=state.best_step,
         steps=state.step,
         seconds=state.seconds,
@@ -102,7 +102,7 @@ def fit(
     )
 
 
-def _open_folder(files: RunFolder, training: Training, resume: bool) -> list[dict[str, float]]:
+def _open_folder(files: RunFolder, training: Training, resume: bool) -> list[Entry]:
     """Restores the run in a folder, or makes the folder; returns the history so far."""
     history = []
     if files.checkpoint.exists():
@@ -116,7 +116,7 @@ def _open_folder(files: RunFolder, training: Training, resume: bool) -> list[dic
 
 def _train(
     training: Training,
-    history: list[dict[str, float]],
+    history: list[Entry],
     files: RunFolder | None,
     progress: Callable[[int, str], Progress],
 ) -> Ending:
@@ -156,7 +156,7 @@ def _train(
 
 
 @contextlib.contextmanager
-def _events(files: RunFolder | None, options: FitOptions) -> Iterator[Callable[[dict[str, float]], None]]:
+def _events(files: RunFolder | None, options: FitOptions) -> Iterator[Callable[[Entry], None]]:
     """Writes entries of the history for TensorBoard, if that is asked for."""
     if files is None or not options.tensorboard:
         yield lambda entry: None
@@ -167,7 +167,7 @@ def _events(files: RunFolder | None, options: FitOptions) -> Iterator[Callable[[
         raise RepresentationError("TensorBoard's package is not installed: pip install tensorboard") from error
     with SummaryWriter(str(files.path)) as writer:
 
-        def write(entry: dict[str, float]) -> None:
+        def write(entry: Entry) -> None:
             for name in entry.keys() - {"step"}:
                 writer.add_scalar(name, entry[name], int(entry["step"]))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 
+from crossnorm_ns.representation.run_folder import Entry
+
 _LABELS = {"psnr": "PSNR {:.2f} dB", "iou": "IoU {:.4f}"}
 
 
@@ -16,7 +18,7 @@ class Progress(AbstractContextManager, Protocol):
         """Told after each step how many there have been."""
         ...
 
-    def update(self, step: int, entry: dict[str, float]) -> None:
+    def update(self, step: int, entry: Entry) -> None:
         """Told after each evaluation what it gave."""
         ...
 
@@ -28,7 +30,7 @@ class _NoProgress(AbstractContextManager):
     def advance(self, step: int) -> None:
         """Shows nothing."""
 
-    def update(self, step: int, entry: dict[str, float]) -> None:
+    def update(self, step: int, entry: Entry) -> None:
         """Shows nothing."""
 
 
@@ -61,7 +63,7 @@ class _Bar(AbstractContextManager):
     def advance(self, step: int) -> None:
         self._progress.update(self._task, completed=step)
 
-    def update(self, step: int, entry: dict[str, float]) -> None:
+    def update(self, step: int, entry: Entry) -> None:
         now = _LABELS[self._metric].format(entry[self._metric]) if self._metric in entry else ""
         self._progress.update(self._task, completed=step, now=now)
 

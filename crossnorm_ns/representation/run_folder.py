@@ -18,6 +18,9 @@ from crossnorm_ns.files import atomic_file
 from crossnorm_ns.networks import make_network
 from crossnorm_ns.representation.errors import RepresentationError
 
+Entry = dict[str, int | float]
+"""One evaluation: step, seconds, learning_rate and metrics."""
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -41,12 +44,12 @@ class RunFolder:
     def result(self) -> Path:
         return self.path / "result.json"
 
-    def append_history(self, entry: Mapping[str, float]) -> None:
+    def append_history(self, entry: Mapping[str, int | float]) -> None:
         """Adds one line."""
         with self.history.open("a", encoding="utf-8") as file:
             file.write(json_line(entry) + "\n")
 
-    def read_history(self) -> list[dict[str, float]]:
+    def read_history(self) -> list[Entry]:
         """All whole lines; a kill may have cut the last one. Numbers that are not finite come back as NaN."""
         entries = []
         if self.history.exists():
@@ -55,7 +58,7 @@ class RunFolder:
                     entries.append({k: math.nan if v is None else v for k, v in json.loads(line).items()})
         return entries
 
-    def keep_history(self, entries: list[dict[str, float]]) -> None:
+    def keep_history(self, entries: list[Entry]) -> None:
         """Replaces the lines."""
         with atomic_file(self.history) as file:
             file.write("".join(json_line(entry) + "\n" for entry in entries).encode())

@@ -13,7 +13,7 @@ from crossnorm_ns.representation.cells import Cell
 from crossnorm_ns.representation.page import Cells
 from crossnorm_ns.representation.paper_tables import SHAPES, paper_row
 from crossnorm_ns.representation.presets import TaskName
-from crossnorm_ns.representation.run_folder import RunFolder
+from crossnorm_ns.representation.run_folder import Entry, RunFolder
 
 METRICS: dict[TaskName, tuple[str, ...]] = {
     "image": ("psnr", "ssim"),
@@ -83,7 +83,7 @@ class TableResults:
             for method in self.methods
         }
 
-    def history(self, source: str, network: str, method: str) -> list[dict[str, float]]:
+    def history(self, source: str, network: str, method: str) -> list[Entry]:
         """Evaluations of the run at the best learning rate."""
         run = self.run(source, network, method)
         return [] if run is None else RunFolder(run[0].folder).read_history()

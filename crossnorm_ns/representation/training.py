@@ -16,7 +16,7 @@ from crossnorm_ns.networks.encoding import EncodedMLP
 from crossnorm_ns.representation.errors import RepresentationError
 from crossnorm_ns.representation.evaluation import calibrate_on, outputs_of
 from crossnorm_ns.representation.options import FitOptions
-from crossnorm_ns.representation.run_folder import RunFolder, load_tensors, save_tensors
+from crossnorm_ns.representation.run_folder import Entry, RunFolder, load_tensors, save_tensors
 from crossnorm_ns.representation.tasks.base import Task
 
 _FORMAT = 1
@@ -93,7 +93,7 @@ class Training:
         self.optimizer.step()
         self.state.step += 1
 
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self) -> Entry:
         """Calibrates and evaluates the network, and keeps it if it is the best; returns a line of the history."""
         calibrate_on(self.network, self.task, _CALIBRATION_SEED + self.options.seed)
         metrics, state = self.task.metrics(outputs_of(self.network, self.task)), self.state

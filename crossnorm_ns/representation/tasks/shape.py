@@ -129,7 +129,7 @@ class ShapeTask(Task):
         return values.reshape(self.size).cpu().numpy()
 
 
-def _coarsen(grid: Bool[np.ndarray, "x y z"], resolution: int, path: Path) -> Bool[np.ndarray, "x y z"]:
+def _coarsen(grid: Bool[np.ndarray, "x y z"], resolution: int, path: Path) -> Bool[np.ndarray, "_ _ _"]:
     if resolution < 1 or any(n % resolution for n in grid.shape):
         raise RepresentationError(f"{path} has {grid.shape} voxels, which is no multiple of {resolution}^3")
     factors = [n // resolution for n in grid.shape]
