@@ -199,6 +199,7 @@ def test_statistics_of_known_eigenvalues():
     statistics = describe(torch.tensor([4.0, 4.0, 4.0, 4.0, 0.0, 0.0, 0.0, 0.0]))
     assert statistics.mean == 2 and statistics.variance == 4
     assert statistics.maximum == 4 and statistics.minimum == 0
+    assert statistics.maximum_over_mean == 2
     assert statistics.effective_rank == pytest.approx(4)
 
 

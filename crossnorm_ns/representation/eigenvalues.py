@@ -26,6 +26,8 @@ class EigenvalueStatistics:
     maximum: float
     minimum: float
     median: float
+    maximum_over_mean: float
+    """Does not depend on the scale of the kernel, which a learning rate makes up for."""
     effective_rank: float
     """exp(entropy of the eigenvalues as shares of their sum) (Roy and Vetterli, 2007): how many of them count."""
 
@@ -48,6 +50,7 @@ def describe(eigenvalues: Float[Tensor, " number"]) -> EigenvalueStatistics:
         maximum=float(eigenvalues.max()),
         minimum=float(eigenvalues.min()),
         median=float(eigenvalues.median()),
+        maximum_over_mean=float(eigenvalues.max() / eigenvalues.mean()),
         effective_rank=float(entropy.exp()),
     )
 

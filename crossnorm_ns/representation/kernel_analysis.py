@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
-_COMPARED = ("mean", "variance", "maximum", "median", "effective_rank")
+_COMPARED = ("mean", "variance", "maximum", "median", "maximum_over_mean", "effective_rank")
 _FITTED = ("mean", "variance", "maximum")
 
 
