@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -320,6 +321,13 @@ def test_presets_have_learning_rates_for_every_method(preset, task):
         assert chosen.learning_rates[family(method)] > 0
         assert len(chosen.tuning[family(method)]) >= 3
     assert chosen.network in chosen.networks
+
+
+def test_options_of_a_method_do_not_depend_on_its_norm():
+    preset = replace(PRESETS["quick"]["ct"], network_options={"pe": {"num_frequencies": 3}})
+    assert preset.options_of("pe+cn") == preset.options_of("pe") == {"num_frequencies": 3}
+    assert preset.options_of("siren") == {}
+    assert PRESETS["paper"]["shape"].options_of("wire") == {"sigma_0": 40.0}
 
 
 def _paths(folder, arguments):

@@ -39,7 +39,7 @@ class Preset:
         learning_rates: of each family of methods (see `family`).
         tuning: learning rates that tuning tries for each family.
         task: options of the task's `open`.
-        network_options: options of `make_network` for some methods.
+        network_options: options of `make_network` for some methods, by their name without a norm.
     """
 
     networks: tuple[str, ...]
@@ -53,6 +53,10 @@ class Preset:
     epochs: int | None = None
     task: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     network_options: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
+
+    def options_of(self, method: str) -> dict[str, Any]:
+        """Options of `make_network` for a method."""
+        return dict(self.network_options.get(method.partition("+")[0], {}))
 
     def num_steps(self, task: Task) -> int:
         """Steps of training on this task."""

@@ -145,7 +145,7 @@ def execute(
         spec.method,
         parse_network(spec.network),
         options,
-        network_options=dict(preset.network_options.get(spec.method, {})),
+        network_options=preset.options_of(spec.method),
         folder=folder,
         resume=control.resume,
         progress=progress,
