@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from crossnorm_ns.engine.files import atomic_file
+from crossnorm_ns.files import atomic_file
 
 
 def write_atomically(path: Path, contents: bytes) -> None:

@@ -307,7 +307,7 @@ def test_interrupted_write_leaves_the_old_file(monkeypatch: pytest.MonkeyPatch, 
     def full_disk(descriptor: int) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("crossnorm_ns.engine.files.os.fsync", full_disk)
+    monkeypatch.setattr("crossnorm_ns.files.os.fsync", full_disk)
     with pytest.raises(OSError, match="no space"):
         write_atomically(file, b"new")
     assert file.read_bytes() == b"old"

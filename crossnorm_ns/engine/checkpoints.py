@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from crossnorm_ns.engine.files import atomic_file
+from crossnorm_ns.files import atomic_file
 
 
 def save_atomically(content: dict[str, Any], path: Path) -> None:

@@ -1,5 +1,28 @@
 """Coordinate networks in plain torch. Never imports nerfstudio."""
 
+from crossnorm_ns.networks.encoding import EncodedMLP, PositionalEncoding
+from crossnorm_ns.networks.factory import METHODS, PAPER_METHODS, make_network, num_stored_values, stored_tensors
+from crossnorm_ns.networks.finer import FINER
+from crossnorm_ns.networks.gaussian import GaussianMLP
+from crossnorm_ns.networks.mfn import FourierNet, GaborNet
 from crossnorm_ns.networks.mlp import MLP, glorot_linear
+from crossnorm_ns.networks.siren import SIREN
+from crossnorm_ns.networks.wire import WIRE
 
-__all__ = ["MLP", "glorot_linear"]
+__all__ = [
+    "FINER",
+    "METHODS",
+    "MLP",
+    "PAPER_METHODS",
+    "SIREN",
+    "WIRE",
+    "EncodedMLP",
+    "FourierNet",
+    "GaborNet",
+    "GaussianMLP",
+    "PositionalEncoding",
+    "glorot_linear",
+    "make_network",
+    "num_stored_values",
+    "stored_tensors",
+]

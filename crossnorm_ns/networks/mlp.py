@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -38,6 +38,7 @@ class MLP(nn.Module):
         activation: of the hidden layers; None is ReLU, which the norms then apply themselves.
         norm: before each hidden activation.
         norm_options: those of `make_norm`.
+        linear: makes a linear layer of so many inputs and outputs, initialised.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class MLP(nn.Module):
         activation: nn.Module | None = None,
         norm: NormChoice = "none",
         norm_options: dict[str, Any] | None = None,
+        linear: Callable[[int, int], nn.Linear] = glorot_linear,
     ) -> None:
         super().__init__()
         self.in_dim, self.skips, self.num_hidden_layers = in_dim, frozenset(skips), len(hidden)
@@ -58,7 +60,7 @@ class MLP(nn.Module):
         widths = [width + in_dim * (i in self.skips) for i, width in enumerate(hidden)]
         outputs = [*hidden] if out_dim is None else [*hidden, out_dim]
         self.layers = nn.ModuleList(
-            glorot_linear(width, out) for width, out in zip([in_dim, *widths], outputs, strict=False)
+            linear(width, out) for width, out in zip([in_dim, *widths], outputs, strict=False)
         )
         self.out_dim = out_dim if out_dim is not None else widths[-1]
         insert_norms(self, norm, relu=activation is None, **(norm_options or {}))

@@ -1,0 +1,1 @@
+"""Representation tasks of coordinate networks: images, shapes, tomography, magnetic resonance. No nerfstudio."""

@@ -1,0 +1,156 @@
+"""The runs of a table: a grid of inputs, networks, methods and learning rates, carried out side by side."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from crossnorm_ns.representation.errors import RepresentationError
+from crossnorm_ns.representation.presets import PRESETS, PresetName, TaskName, family, open_task
+from crossnorm_ns.representation.run_folder import RunFolder
+from crossnorm_ns.representation.runs import RunControl, RunSpec, execute
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a table and its folder."""
+
+    spec: RunSpec
+    folder: Path
+    device: str | None = None
+
+    def finished(self) -> dict[str, Any] | None:
+        """Its result, if it is there.
+
+        Raises:
+            RepresentationError: the folder holds the result of another run.
+        """
+        files = RunFolder(self.folder)
+        if not files.result.exists():
+            return None
+        result = files.read_result()
+        if result["spec"] != self.spec.as_json():
+            raise RepresentationError(f"{self.folder} holds the result of another run: choose another output folder")
+        return result
+
+    def __call__(self) -> dict[str, Any]:
+        """Carries it out, from its checkpoint if it was interrupted."""
+        return execute(self.spec, self.folder, RunControl(device=self.device, resume=True))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a table compares.
+
+    Attributes:
+        task: its name.
+        inputs: files of the signals; their names without suffix differ.
+        methods: columns.
+        networks: layers x width; empty takes the preset's.
+        learning_rates: tried for every method; empty takes the preset's for each family.
+        tune: where `learning_rates` is empty, tries the preset's three for each family.
+        preset: its name.
+        steps: None takes the preset's.
+        seed: of all runs.
+    """
+
+    task: TaskName
+    inputs: Sequence[Path]
+    methods: Sequence[str]
+    networks: Sequence[str] = ()
+    learning_rates: Sequence[float] = ()
+    tune: bool = False
+    preset: PresetName = "quick"
+    steps: int | None = None
+    seed: int = 0
+
+    def cells(self, output: Path, device: str | None = None) -> list[Cell]:
+        """All runs, after checks of the inputs.
+
+        Raises:
+            RepresentationError: nothing to compare, equal names, or an input, method or network that cannot be used.
+        """
+        for name in ("inputs", "methods"):
+            if not getattr(self, name):
+                raise RepresentationError(f"a table needs {name}: give at least one")
+        stems = [path.stem for path in self.inputs]
+        if len(set(stems)) < len(stems):
+            raise RepresentationError("two inputs have the same name: results are kept by name")
+        preset, cells = PRESETS[self.preset][self.task], []
+        for path in self.inputs:
+            for network in self.networks or preset.networks:
+                for method in self.methods:
+                    for rate in self._rates(method):
+                        spec = RunSpec(self.task, path, method, self.preset, network, rate, self.steps, self.seed)
+                        folder = output / "cells" / path.stem / network / method / f"{spec.completed().learning_rate:g}"
+                        cells.append(Cell(spec.completed(), folder, device))
+        for path in self.inputs:
+            open_task(self.task, path, preset)
+        return cells
+
+    def _rates(self, method: str) -> Sequence[float | None]:
+        if self.learning_rates:
+            return self.learning_rates
+        if self.tune and family(method) in (tuning := PRESETS[self.preset][self.task].tuning):
+            return tuning[family(method)]
+        return [None]
+
+
+def run_local(cells: Sequence[Cell], workers: int) -> Iterator[tuple[Cell, dict[str, Any] | Exception]]:
+    """Carries out cells in processes of their own; yields each result, or what was raised, when it is there."""
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_use_threads, initargs=(threads,)) as pool:
+        futures = {pool.submit(cell): cell for cell in cells}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], _outcome(future)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def run_slurm(
+    cells: Sequence[Cell], folder: Path, options: dict[str, Any]
+) -> Iterator[tuple[Cell, dict[str, Any] | Exception]]:
+    """Carries out cells as jobs of a SLURM array, through submitit; yields results in order.
+
+    Args:
+        cells: on a file system that the nodes share.
+        folder: for submitit's files.
+        options: of submitit's executor: timeout_min, slurm_partition, gpus_per_node, cpus_per_task, ...
+
+    Raises:
+        RepresentationError: submitit is not installed, or there is no SLURM.
+    """
+    try:
+        import submitit  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise RepresentationError('SLURM needs submitit: pip install "crossnorm-ns[slurm]"') from error
+    try:
+        executor = submitit.AutoExecutor(folder=folder, cluster="slurm")
+    except RuntimeError as error:
+        raise RepresentationError(f"jobs cannot be submitted: {error}") from error
+    executor.update_parameters(**options)
+    with executor.batch():
+        jobs = [executor.submit(cell) for cell in cells]
+    for cell, job in zip(cells, jobs, strict=True):
+        yield cell, _outcome(job)
+
+
+def _outcome(job: Future[dict[str, Any]] | Any) -> dict[str, Any] | Exception:
+    try:
+        return job.result()
+    except Exception as error:  # one cell that fails leaves the others alone
+        return error
+
+
+def _use_threads(count: int) -> None:
+    import torch
+
+    torch.set_num_threads(min(count, torch.get_num_threads()))

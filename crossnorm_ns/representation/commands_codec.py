@@ -1,0 +1,195 @@
+"""The commands that store images as network weights: compress, decompress, rate-distortion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, get_args
+
+import tyro
+
+from crossnorm_ns.representation.presets import PresetName
+from crossnorm_ns.representation.quantization import Quantization
+
+if TYPE_CHECKING:
+    from crossnorm_ns.representation.rate_distortion import RatePoint
+
+_QUICK_BATCH = 2**14
+_EVALUATIONS = 10
+
+
+@dataclass(kw_only=True)
+class _FitOptions:
+    """How the network of an image is trained."""
+
+    preset: PresetName = "quick"
+    """quick: 1,500 steps on 16,384 pixels each. paper: 100,000 steps on all pixels."""
+    learning_rate: float | None = None
+    """Of the first step. By default the preset's for this family of methods."""
+    steps: int | None = None
+    """Of training. By default the preset's."""
+    max_seconds: float | None = None
+    """Stops each training after this many seconds."""
+    seed: int = 0
+    """Of the initial weights and of the pixels drawn."""
+    device: str | None = None
+    """cpu, cuda, cuda:1, ... By default the GPU if there is one."""
+
+    def points(self, image: Path, method: str, network: str) -> list[tuple[RatePoint, bytes]]:
+        """Trains a network on an image, and stores it in each quantisation."""
+        from crossnorm_ns.networks import METHODS
+        from crossnorm_ns.representation.codec import ImageSpec
+        from crossnorm_ns.representation.errors import RepresentationError
+        from crossnorm_ns.representation.fit import fit
+        from crossnorm_ns.representation.options import FitOptions
+        from crossnorm_ns.representation.presets import PRESETS, family, parse_network
+        from crossnorm_ns.representation.progress import progress_bar
+        from crossnorm_ns.representation.rate_distortion import network_points
+        from crossnorm_ns.representation.runs import choose_device
+        from crossnorm_ns.representation.tasks import ImageTask
+
+        if method not in METHODS:
+            raise RepresentationError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
+        device, hidden, preset = choose_device(self.device), parse_network(network), PRESETS[self.preset]["image"]
+        task = ImageTask.open(image)
+        if self.preset == "quick" and task.num_points > _QUICK_BATCH:
+            task.batch_size = _QUICK_BATCH
+        task.to(device)
+        rate = preset.learning_rates[family(method)] if self.learning_rate is None else self.learning_rate
+        steps = preset.num_steps(task) if self.steps is None else self.steps
+        options = FitOptions(
+            steps=steps,
+            learning_rate=rate,
+            schedule=preset.schedule,
+            final_factor=preset.final_factor,
+            seed=self.seed,
+            evaluate_every=max(1, preset.evaluate_every, steps // _EVALUATIONS),
+            max_seconds=self.max_seconds,
+        )
+        run = fit(task, method, hidden, options, progress=progress_bar(f"{method} {network}"))
+        if not run.metrics:
+            raise RepresentationError("training diverged: choose a smaller --learning-rate")
+        height, width = task.size
+        spec = ImageSpec(method, hidden, height, width)
+        return network_points(run.network.cpu(), spec, task.signal.cpu().reshape(height, width, 3))
+
+
+@dataclass(kw_only=True)
+class CompressCommand(_FitOptions):
+    """Stores an image as the weights of a network: trains it, quantises it, writes a .cninr file."""
+
+    image: tyro.conf.Positional[Path]
+    """Any image file that Pillow reads."""
+    output: tyro.conf.Positional[Path]
+    """The .cninr file to write."""
+    method: str = "pe+cn"
+    """See the command image."""
+    network: str = "10x28"
+    """Hidden layers x width."""
+    quantization: Quantization = "int8"
+    """Of the weights. All are measured and shown; this one is written."""
+
+    def run(self) -> None:
+        """Trains, writes the file, prints size and quality."""
+        from rich.console import Console
+
+        from crossnorm_ns.files import atomic_file
+
+        points = self.points(self.image, self.method, self.network)
+        chosen = dict(zip(get_args(Quantization), (data for _, data in points), strict=True))[self.quantization]
+        with atomic_file(self.output) as file:
+            file.write(chosen)
+        show_points([point for point, _ in points], f"{self.method} {self.network} on {self.image.name}")
+        Console().print(
+            f"wrote {self.output} ({self.quantization}, {len(chosen):,} bytes)",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )
+
+
+@dataclass(kw_only=True)
+class DecompressCommand:
+    """Renders the image of a .cninr file."""
+
+    file: tyro.conf.Positional[Path]
+    """What compress has written."""
+    output: tyro.conf.Positional[Path]
+    """The image file to write, in the format of its suffix."""
+
+    def run(self) -> None:
+        """Reads the file, writes the image, prints what it was."""
+        from PIL import Image
+        from rich.console import Console
+
+        from crossnorm_ns.files import atomic_file
+        from crossnorm_ns.representation.codec import CodecError, bits_per_pixel, decode, read_file, render
+        from crossnorm_ns.representation.errors import RepresentationError
+        from crossnorm_ns.representation.rate_distortion import to_8_bits
+
+        kind = Image.registered_extensions().get(self.output.suffix.lower())
+        if kind is None or kind not in Image.SAVE:
+            raise RepresentationError(f"{self.output}: Pillow writes no images with the suffix {self.output.suffix!r}")
+        data = read_file(self.file)
+        try:
+            network, header = decode(data)
+        except CodecError as error:
+            raise CodecError(f"{self.file}: {error}") from error
+        height, width = header["height"], header["width"]
+        with atomic_file(self.output) as file:
+            Image.fromarray(to_8_bits(render(network, height, width))).save(file, format=kind)
+        hidden = ", ".join(map(str, header["hidden"]))
+        Console().print(
+            f"{header['method']} with hidden layers {hidden} in {header['quantization']}, {len(data):,} bytes, "
+            f"{bits_per_pixel(data, height, width):.3f} bits per pixel\n"
+            f"wrote {self.output} ({width}x{height})",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )
+
+
+@dataclass(kw_only=True)
+class RateDistortionCommand(_FitOptions):
+    """Rate-distortion curves of an image: networks of several sizes as .cninr files, and JPEG."""
+
+    image: Annotated[Path, tyro.conf.arg(aliases=["--input"])]
+    """Any image file that Pillow reads."""
+    methods: tuple[str, ...] = ("pe+cn",)
+    """See the command image."""
+    networks: tuple[str, ...] = ("5x20", "5x30", "10x28", "10x40", "13x49")
+    """Hidden layers x width of each network; by default the paper's."""
+    output: Path = Path("outputs/representation/rate-distortion")
+    """Folder of the results: points.json, curves.png."""
+
+    def run(self) -> None:
+        """Trains all networks, writes and prints the curves."""
+        from crossnorm_ns.representation.analysis_files import write_figure, write_json
+        from crossnorm_ns.representation.inputs import read_image
+        from crossnorm_ns.representation.rate_distortion import jpeg_points, rate_distortion_figure
+
+        found = jpeg_points(read_image(self.image))
+        for method in self.methods:
+            for network in self.networks:
+                found += [point for point, _ in self.points(self.image, method, network)]
+        write_json({"image": str(self.image), "points": [asdict(p) for p in found]}, self.output / "points.json")
+        write_figure(rate_distortion_figure(found), self.output / "curves.png")
+        show_points(found, f"rate and distortion of {self.image.name}")
+
+
+def show_points(points: Sequence[RatePoint], title: str) -> None:
+    """Prints a table of files; losses are those against the same network in float32."""
+    from rich.console import Console
+    from rich.table import Table
+
+    exact = {(p.codec.split()[0], p.setting): p.psnr for p in points if p.codec.endswith("float32")}
+    table = Table(title=title)
+    for head in ("codec", "setting", "bytes", "bits/pixel", "PSNR", "loss", "SSIM"):
+        table.add_column(head, justify="left" if head in ("codec", "setting") else "right")
+    for p in points:
+        reference = exact.get((p.codec.split()[0], p.setting))
+        loss = "" if reference is None else f"{reference - p.psnr:.2f} dB"
+        row = (p.codec, p.setting, f"{p.bytes:,}", f"{p.bits_per_pixel:.3f}", f"{p.psnr:.2f} dB", loss, f"{p.ssim:.4f}")
+        table.add_row(*row)
+    Console().print(table)

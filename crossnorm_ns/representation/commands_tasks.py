@@ -1,0 +1,189 @@
+"""The commands that fit one network: image, shape, ct, mri."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import tyro
+
+from crossnorm_ns.representation.presets import PresetName, TaskName
+
+_Input = Annotated[Path, tyro.conf.arg(aliases=["--input"])]
+
+
+@dataclass(kw_only=True)
+class TaskCommand:
+    """Options of all tasks."""
+
+    task: ClassVar[TaskName]
+
+    method: str = "pe+cn"
+    """relu or pe (positional encoding), alone or with +bn, +ln, +gn, +cn (released form), +cn-paper; siren, mfn,
+    mfn-fourier, wire, finer, gaussian."""
+    preset: PresetName = "quick"
+    """quick: minutes on two CPU cores. paper: the paper's configuration."""
+    network: str | None = None
+    """Hidden layers x width, such as 10x28. By default the preset's."""
+    learning_rate: float | None = None
+    """Of the first step. By default the preset's for this family of methods."""
+    steps: int | None = None
+    """Of training. By default the preset's."""
+    max_seconds: float | None = None
+    """Stops after this many seconds of training, with all results written."""
+    seed: int = 0
+    """Of the initial weights and of the points drawn."""
+    output: Path | None = None
+    """Folder of the results. By default outputs/representation/TASK/INPUT/METHOD."""
+    resume: bool = False
+    """Goes on from the checkpoint in the output folder."""
+    device: str | None = None
+    """cpu, cuda, cuda:1, ... By default the GPU if there is one."""
+    tensorboard: bool = False
+    """Writes the history as TensorBoard events too."""
+    statistics: tuple[Literal["stored", "batch", "chunks"], ...] = ("stored",)
+    """Statistics that the norms use in the final evaluation, one row each: stored (population statistics of the
+    training batches), batch (of all points at once), chunks (of each chunk of points by itself)."""
+    chunk_size: int = 4096
+    """Points of a chunk, for --statistics chunks."""
+
+    def path(self) -> Path:
+        """The file of the signal."""
+        raise NotImplementedError
+
+    def changes(self) -> dict[str, Any]:
+        """Options of the task's `open` that were given."""
+        raise NotImplementedError
+
+    def run(self) -> None:
+        """Fits, writes the results and prints them."""
+        from crossnorm_ns.representation.progress import progress_bar
+        from crossnorm_ns.representation.runs import RunControl, RunSpec, execute
+
+        spec = RunSpec(
+            task=self.task,
+            input=self.path(),
+            method=self.method,
+            preset=self.preset,
+            network=self.network,
+            learning_rate=self.learning_rate,
+            steps=self.steps,
+            seed=self.seed,
+            changes={name: value for name, value in self.changes().items() if value is not None},
+        )
+        folder = self.output or Path("outputs/representation") / self.task / self.path().stem / self.method
+        control = RunControl(
+            self.device, self.max_seconds, self.resume, self.tensorboard, self.statistics, self.chunk_size
+        )
+        _show(execute(spec, folder, control, progress_bar(f"{self.task} {self.method}")), folder)
+
+
+def _show(result: dict[str, Any], folder: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    spec, console = result["spec"], Console()
+    table = Table(title=f"{spec['method']} {spec['network']} on {Path(spec['input']).name}, {spec['preset']} preset")
+    names = [name for name in next(iter(result["statistics"].values())) if name != "loss"]
+    for head in ("statistics", *(name.upper() if name != "iou" else "IoU" for name in names), "loss"):
+        table.add_column(head, justify="left" if head == "statistics" else "right")
+    for mode, metrics in result["statistics"].items():
+        values = [f"{metrics[name]:.2f} dB" if name == "psnr" else f"{metrics[name]:.4f}" for name in names]
+        table.add_row(mode, *values, f"{metrics['loss']:.3e}")
+    console.print(table)
+    sizes = f"{int(result['parameters']):,} parameters"
+    if "bits_per_pixel" in result:
+        sizes += f", {result['bits_per_pixel']:.3f} bits per pixel (32 a number, statistics included)"
+    console.print(sizes, highlight=False)
+    ending = {"steps": "", "time": ", stopped by --max-seconds", "diverged": ", stopped: the loss is not finite"}
+    console.print(
+        f"{result['steps']} steps at {result['options']['learning_rate']:g} in {result['seconds']:.1f} s of training"
+        f"{ending[result['ending']]}; best at step {result['best_step']}",
+        highlight=False,
+    )
+    console.print(f"wrote {folder}", soft_wrap=True, highlight=False, markup=False)
+
+
+@dataclass(kw_only=True)
+class ImageCommand(TaskCommand):
+    """Fits an image: PSNR, SSIM, bits per pixel."""
+
+    task: ClassVar[TaskName] = "image"
+
+    image: _Input
+    """Any image file that Pillow reads."""
+    side: int | None = None
+    """Takes the square in the middle and shrinks it to this many pixels a side. By default the preset's: 128, or the
+    image as it is."""
+    batch_size: int | None = None
+    """Pixels drawn for each step. By default all."""
+
+    def path(self) -> Path:
+        return self.image
+
+    def changes(self) -> dict[str, Any]:
+        return {"side": self.side, "batch_size": self.batch_size}
+
+
+@dataclass(kw_only=True)
+class ShapeCommand(TaskCommand):
+    """Fits the occupancy of a shape: IoU, mesh by marching cubes at 0.5."""
+
+    task: ClassVar[TaskName] = "shape"
+
+    shape: _Input
+    """A closed mesh (any format that trimesh reads), or a voxel grid (.npz, .npy)."""
+    resolution: int | None = None
+    """Voxels along each axis. By default the preset's: 64, or a grid's own and 512 for a mesh."""
+    batch_size: int | None = None
+    """Voxels drawn for each step. By default the preset's: 10,000, or 100,000."""
+
+    def path(self) -> Path:
+        return self.shape
+
+    def changes(self) -> dict[str, Any]:
+        return {"resolution": self.resolution, "batch_size": self.batch_size}
+
+
+@dataclass(kw_only=True)
+class CTCommand(TaskCommand):
+    """Reconstructs a slice from parallel-beam projections: PSNR, SSIM."""
+
+    task: ClassVar[TaskName] = "ct"
+
+    image: _Input
+    """Image file of the slice, 8 or 16 bits."""
+    downscale: int | None = None
+    """How many times smaller the slice becomes. By default the preset's: 2, or 1."""
+    num_angles: int | None = None
+    """Of the scan, over [0, 180] degrees. By default the preset's: 50, or 100."""
+    detector: Literal["width", "diagonal"] | None = None
+    """width: as wide as the slice, which loses what leaves the frame while it turns (WIRE). diagonal: sees all.
+    By default width."""
+
+    def path(self) -> Path:
+        return self.image
+
+    def changes(self) -> dict[str, Any]:
+        return {"downscale": self.downscale, "num_angles": self.num_angles, "detector": self.detector}
+
+
+@dataclass(kw_only=True)
+class MRICommand(TaskCommand):
+    """Reconstructs a volume from samples of its Fourier transform: PSNR, SSIM."""
+
+    task: ClassVar[TaskName] = "mri"
+
+    volume: _Input
+    """A volume (.npy, or .npz with one array or one called volume)."""
+    size: int | None = None
+    """Voxels along each axis to shrink it to. By default the preset's: 48, or the volume's own."""
+    num_draws: int | None = None
+    """Frequencies drawn for the measurement. By default 200,000 for 96^3 and in proportion."""
+
+    def path(self) -> Path:
+        return self.volume
+
+    def changes(self) -> dict[str, Any]:
+        return {"size": self.size, "num_draws": self.num_draws}

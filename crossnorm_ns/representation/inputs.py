@@ -1,0 +1,164 @@
+"""Reading pictures, volumes and occupancy grids, with checks whose messages name the file."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from crossnorm_ns.representation.errors import RepresentationError
+
+
+def read_image(path: Path, side: int | None = None) -> Float[Tensor, "height width 3"]:
+    """An image file as RGB in [0, 1]; a transparent one is laid on white.
+
+    Args:
+        path: any format that Pillow reads.
+        side: takes the square in the middle and shrinks it to this many pixels along a side, by averaging areas; None
+            keeps the image as it is.
+
+    Raises:
+        RepresentationError: it is not an image, or is smaller than `side`.
+    """
+    from PIL import Image
+
+    picture = _open_image(path)
+    if "A" in picture.getbands() or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    pixels = torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255)
+    if side is None:
+        return pixels
+    height, width, _ = pixels.shape
+    square = min(height, width)
+    if side > square:
+        raise RepresentationError(f"{path} has {width}x{height} pixels and cannot be shrunk to {side}x{side}")
+    top, left = (height - square) // 2, (width - square) // 2
+    return _average(pixels[top : top + square, left : left + square].movedim(-1, 0), side, side).movedim(0, -1)
+
+
+def read_gray_image(path: Path, downscale: int = 1) -> Float[Tensor, "height width"]:
+    """An image file as densities: its gray value, or the green channel, scaled so that the range is [0, 1].
+
+    8 and 16 bits. Source of the channel and of the scaling: WIRE's example of computed tomography.
+
+    Args:
+        path: any format that Pillow reads.
+        downscale: how many times smaller it becomes, by averaging areas.
+
+    Raises:
+        RepresentationError: it is not an image, or has one value everywhere.
+    """
+    picture = _open_image(path)
+    if not picture.mode.startswith(("I", "F", "L", "1")):
+        picture = picture.convert("RGB").getchannel("G")
+    pixels = torch.from_numpy(np.asarray(picture).astype(np.float32))
+    low, high = float(pixels.min()), float(pixels.max())
+    if not low < high:
+        raise RepresentationError(f"{path} has the value {low:g} everywhere: there is nothing to reconstruct")
+    height, width = (max(1, n // downscale) for n in pixels.shape)
+    return _average(((pixels - low) / (high - low))[None], height, width)[0]
+
+
+def read_volume(path: Path, size: int | None = None) -> Float[Tensor, "x y z"]:
+    """A volume (.npy, or .npz with `volume` or a single array) as float32 in [0, 1].
+
+    Whole numbers are divided by the largest of their type if they are bytes, else by their own largest; so are real
+    numbers outside [0, 1].
+
+    Args:
+        path: the file.
+        size: voxels along each axis to shrink it to by averaging; None keeps its own.
+
+    Raises:
+        RepresentationError: it cannot be read, has not three axes, holds NaN, infinite or negative values, or is empty,
+            constant, or smaller than `size`.
+    """
+    array = _read_array(path, "volume")
+    if array.ndim != 3 or 0 in array.shape:
+        raise RepresentationError(f"{path} holds an array of shape {array.shape}, but a volume has three axes")
+    if array.dtype.kind not in "biuf":
+        raise RepresentationError(f"{path} holds values of type {array.dtype}, but a volume has real numbers")
+    finite = np.isfinite(array)
+    if not finite.all():
+        where = tuple(int(i) for i in np.argwhere(~finite)[0])
+        raise RepresentationError(
+            f"{path} holds {int((~finite).sum())} values that are NaN or infinite, the first at {where}"
+        )
+    low, high = float(array.min()), float(array.max())
+    if low < 0 or low == high:
+        raise RepresentationError(f"{path} has values from {low:g} to {high:g}, but intensities are >= 0 and vary")
+    scale = 255.0 if array.dtype == np.uint8 else high if high > 1 or array.dtype.kind in "iu" else 1.0
+    volume = torch.from_numpy(array.astype(np.float32) / np.float32(scale))
+    if size is None or volume.shape == (size,) * 3:
+        return volume
+    if size > min(volume.shape):
+        raise RepresentationError(f"{path} has {_times(volume.shape)} voxels and cannot be shrunk to {size}^3")
+    return torch.nn.functional.adaptive_avg_pool3d(volume[None], size)[0]
+
+
+def read_occupancy_grid(path: Path) -> Bool[np.ndarray, "x y z"]:
+    """A voxel grid of what is inside: .npy or .npz with one array, or .npz with `packed` (bits) and `shape`.
+
+    Values of 0.5 and more are inside.
+
+    Raises:
+        RepresentationError: it cannot be read, has not three axes, or holds NaN.
+    """
+    array = _read_array(path, "packed")
+    if path.suffix.lower() == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            if "packed" in arrays and "shape" in arrays:
+                shape = tuple(int(n) for n in arrays["shape"])
+                if array.dtype != np.uint8 or array.size * 8 < np.prod(shape):
+                    raise RepresentationError(f"{path} packs fewer bits than a grid of shape {shape} has voxels")
+                array = np.unpackbits(array, count=int(np.prod(shape))).reshape(shape)
+    if array.ndim != 3 or 0 in array.shape:
+        raise RepresentationError(f"{path} holds an array of shape {array.shape}, but a voxel grid has three axes")
+    if array.dtype.kind == "f" and np.isnan(array).any():
+        raise RepresentationError(f"{path} holds NaN")
+    return array if array.dtype == np.bool_ else array >= 0.5
+
+
+def _open_image(path: Path):
+    from PIL import Image, UnidentifiedImageError
+
+    if not path.is_file():
+        raise RepresentationError(f"there is no file {path}")
+    try:
+        picture = Image.open(path)
+        picture.load()
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise RepresentationError(f"{path} is not an image, or a damaged one: {error}") from error
+    return picture
+
+
+def _average(image: Float[Tensor, "channels _ _"], height: int, width: int) -> Float[Tensor, "channels height width"]:
+    return torch.nn.functional.adaptive_avg_pool2d(image, (height, width))
+
+
+def _read_array(path: Path, name: str) -> np.ndarray:
+    """The only array of a .npy or .npz file, or the one called `name` among several."""
+    if not path.is_file():
+        raise RepresentationError(f"there is no file {path}")
+    try:
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            return content
+        with content as arrays:
+            key = name if name in arrays or len(arrays.files) != 1 else arrays.files[0]
+            if key not in arrays:
+                raise RepresentationError(f"{path} holds the arrays {arrays.files}: none of them is called {name!r}")
+            return arrays[key]
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(error, RepresentationError):
+            raise
+        raise RepresentationError(f"{path} cannot be read as .npy or .npz: {error}") from error
+
+
+def _times(size: tuple[int, ...]) -> str:
+    return "x".join(map(str, size))

@@ -1,0 +1,77 @@
+"""Which voxels of a grid are inside a closed mesh."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool
+
+from crossnorm_ns.representation.errors import RepresentationError
+
+MARGIN = 1.05
+"""Side of the cube that is voxelised, over the largest side of the mesh."""
+
+
+def mesh_occupancy(path: Path, resolution: int) -> Bool[np.ndarray, "x y z"]:
+    """Voxel grid of a mesh file, over a cube around it with a margin; grid points lie on the faces of the cube too.
+
+    Inside is where a beam along an axis has crossed the surface an odd number of times (Nooruddin and Turk 2003), by
+    the majority of the three axes, so that a beam through an edge of the mesh does no harm.
+
+    Args:
+        path: any mesh that trimesh reads.
+        resolution: grid points along each axis.
+
+    Raises:
+        RepresentationError: it cannot be read, has no faces, is not closed, or holds no grid point.
+    """
+    mesh = _read_closed_mesh(path)
+    center, half = mesh.bounds.mean(axis=0), MARGIN * np.ptp(mesh.bounds, axis=0).max() / 2
+    mesh.apply_translation(-center).apply_scale(1 / half)
+    votes = np.zeros((resolution,) * 3, dtype=np.int8)
+    for axis in range(3):
+        votes += _crossed_oddly(mesh, axis, resolution)
+    inside = votes >= 2
+    if not inside.any():
+        raise RepresentationError(f"no point of the grid of {resolution}^3 lies inside {path}: it is too thin for it")
+    return inside
+
+
+def _read_closed_mesh(path: Path):
+    import trimesh
+
+    if not path.is_file():
+        raise RepresentationError(f"there is no file {path}")
+    try:
+        mesh = trimesh.load(path, force="mesh")
+    except Exception as error:  # trimesh's readers raise whatever their parsers do
+        raise RepresentationError(f"{path} cannot be read as a mesh: {error}") from error
+    if not isinstance(mesh, trimesh.Trimesh) or len(mesh.faces) == 0:
+        raise RepresentationError(f"{path} has no faces")
+    if not np.isfinite(mesh.vertices).all():
+        raise RepresentationError(f"{path} has vertices that are NaN or infinite")
+    if not mesh.is_watertight:
+        mesh.merge_vertices(merge_tex=True, merge_norm=True)
+    if not mesh.is_watertight:
+        _, uses = np.unique(mesh.edges_sorted, axis=0, return_counts=True)
+        raise RepresentationError(
+            f"{path} is not closed ({int((uses != 2).sum())} of its edges do not join two faces), so it has no inside: "
+            "close its holes first"
+        )
+    return mesh
+
+
+def _crossed_oddly(mesh, axis: int, resolution: int) -> Bool[np.ndarray, "x y z"]:
+    ticks = np.linspace(-1, 1, resolution)
+    first, second = (other for other in range(3) if other != axis)
+    origins = np.full((resolution, resolution, 3), -2.0)
+    origins[..., first], origins[..., second] = np.meshgrid(ticks, ticks, indexing="ij")
+    origins = origins.reshape(-1, 3)
+    directions = np.zeros_like(origins)
+    directions[:, axis] = 1
+    points, beams, _ = mesh.ray.intersects_location(origins, directions, multiple_hits=True)
+    odd = np.zeros((resolution**2, resolution + 1), dtype=np.bool_)
+    np.logical_xor.at(odd, (beams, np.searchsorted(ticks, points[:, axis])), True)
+    odd = np.logical_xor.accumulate(odd[:, :resolution], axis=1)
+    return np.moveaxis(odd.reshape((resolution,) * 3), -1, axis)

@@ -1,0 +1,126 @@
+"""The files of one run: history, checkpoint, networks, result. Each is either the old one or the whole new one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from crossnorm_ns.files import atomic_file
+from crossnorm_ns.networks import make_network
+from crossnorm_ns.representation.errors import RepresentationError
+
+Entry = dict[str, int | float]
+"""One evaluation: step, seconds, learning_rate and metrics."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Names and formats of a run's files.
+
+    `checkpoint.pt` has all that training needs to go on; `best.pt` and `last.pt` are networks for `load_network`;
+    `history.jsonl` has one JSON object for each evaluation, `result.json` what the run came to.
+    """
+
+    path: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint.pt"
+
+    @property
+    def history(self) -> Path:
+        return self.path / "history.jsonl"
+
+    @property
+    def result(self) -> Path:
+        return self.path / "result.json"
+
+    def append_history(self, entry: Mapping[str, int | float]) -> None:
+        """Adds one line."""
+        with self.history.open("a", encoding="utf-8") as file:
+            file.write(json_line(entry) + "\n")
+
+    def read_history(self) -> list[Entry]:
+        """All whole lines; a kill may have cut the last one. Numbers that are not finite come back as NaN."""
+        entries = []
+        if self.history.exists():
+            for line in self.history.read_text(encoding="utf-8").splitlines():
+                with contextlib.suppress(json.JSONDecodeError):
+                    entries.append({k: math.nan if v is None else v for k, v in json.loads(line).items()})
+        return entries
+
+    def keep_history(self, entries: list[Entry]) -> None:
+        """Replaces the lines."""
+        with atomic_file(self.history) as file:
+            file.write("".join(json_line(entry) + "\n" for entry in entries).encode())
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Writes `result.json`, the last file of a run: where it is, the run is finished."""
+        with atomic_file(self.result) as file:
+            file.write((json.dumps(_finite(result), indent=1, allow_nan=False) + "\n").encode())
+
+    def read_result(self) -> dict[str, Any]:
+        """What `write_result` wrote."""
+        return json.loads(self.result.read_text(encoding="utf-8"))
+
+
+def json_line(entry: Mapping[str, Any]) -> str:
+    """One JSON object; numbers that are not finite are null, as JSON has none."""
+    return json.dumps(_finite(entry), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    return [_finite(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def save_tensors(content: Mapping[str, Any], path: Path) -> None:
+    """Writes tensors and plain values, atomically."""
+    with atomic_file(path) as file:
+        torch.save(dict(content), file)
+
+
+def load_tensors(path: Path) -> dict[str, Any]:
+    """Reads what `save_tensors` wrote, without running code from the file.
+
+    Raises:
+        RepresentationError: it is not there, or is no such file.
+    """
+    if not path.is_file():
+        raise RepresentationError(f"there is no file {path}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
+        raise RepresentationError(f"{path} cannot be read as saved tensors: {str(error).splitlines()[0]}") from error
+
+
+def save_network(architecture: Mapping[str, Any], state: Mapping[str, Any], path: Path) -> None:
+    """Writes a network: the arguments of `make_network` and its state."""
+    save_tensors({"architecture": dict(architecture), "state": dict(state)}, path)
+
+
+def load_network(path: Path) -> nn.Module:
+    """The network in `best.pt` or `last.pt`, calibrated, in evaluation mode.
+
+    Raises:
+        RepresentationError: the file is not one of these.
+    """
+    content = load_tensors(path)
+    try:
+        network = make_network(**content["architecture"])
+        network.load_state_dict(content["state"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise RepresentationError(f"{path} does not hold a network of this program: {error}") from error
+    return network.eval()

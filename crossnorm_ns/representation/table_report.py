@@ -1,0 +1,121 @@
+"""A table's files: Markdown, JSON, curves, pictures, and one HTML page with all of it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from crossnorm_ns.files import atomic_file
+from crossnorm_ns.representation.cells import Grid
+from crossnorm_ns.representation.page import Cells, write_page
+from crossnorm_ns.representation.paper_tables import paper_table
+from crossnorm_ns.representation.run_folder import json_line
+from crossnorm_ns.representation.table_results import TableResults, label
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def write_report(results: TableResults, grid: Grid, failures: Sequence[str], output: Path) -> list[Cells]:
+    """Writes `table.md`, `results.json`, `curves-NETWORK.png`, `pictures-NETWORK.png` and `table.html`.
+
+    Returns:
+        The tables, for the terminal.
+    """
+    tables = [*results.tables(), _times(results)]
+    title = f"{results.task} table, {grid.preset} preset"
+    notes = [describe(results, grid), *_findings(results), *failures]
+    pictures = []
+    for network in results.networks:
+        for kind, figure in (("curves", _curves(results, network)), ("pictures", _pictures(results, network))):
+            path = output / f"{kind}-{network}.png"
+            with atomic_file(path) as file:
+                figure.savefig(file, format="png")
+            pictures.append((f"{kind.capitalize()}, {network}", path))
+    text = "\n\n".join([f"# {title}", *notes, *(table.markdown() for table in tables)]) + "\n"
+    lines = [json_line({**result, "folder": str(cell.folder)}) for cell, result in results.runs]
+    for name, content in (("table.md", text), ("results.json", json.dumps([json.loads(x) for x in lines], indent=1))):
+        with atomic_file(output / name) as file:
+            file.write(content.encode())
+    write_page(output / "table.html", title, notes, tables, pictures)
+    return tables
+
+
+def describe(results: TableResults, grid: Grid) -> str:
+    """What the numbers are and what they depend on."""
+    devices = sorted({f"{result['device']}, {result['threads']} threads" for _, result in results.runs})
+    steps = sorted({result["options"]["steps"] for _, result in results.runs})
+    sizes = sorted({"x".join(map(str, result["size"])) for _, result in results.runs})
+    return (
+        f"Inputs {', '.join(results.inputs)} at {', '.join(sizes)}; {', '.join(map(str, steps))} steps; "
+        f"seed {grid.seed}. "
+        "Each run counts with the network that had the lowest training loss of all evaluations, each method with the "
+        f"learning rate that has the best {results.metric.upper()} in the mean over inputs. The paper's numbers (table "
+        f"{paper_table(results.task)}) are of its own inputs, sizes and steps. {platform.machine()}, "
+        f"{'; '.join(devices)}, torch {torch.__version__}."
+    )
+
+
+def _findings(results: TableResults) -> list[str]:
+    lines = results.disagreements()
+    if not lines:
+        return [
+            "The paper's ordering of the methods compared holds in every row: CN >= BN, LN, GN > none, with PE and "
+            "without; PE+CN is best."
+        ]
+    return [f"The paper's ordering does not hold in {len(lines)} places: {'; '.join(lines)}."]
+
+
+def _times(results: TableResults) -> Cells:
+    rows = [
+        [f"{source} {network}", "not reached" if ratio is None else f"{ratio:.2f}"]
+        for source, network, ratio in results.time_ratios()
+    ]
+    title = f"Training time of PE+CN to PE's final {results.metric.upper()}, over PE's training time"
+    return Cells(title, ["input, network", "ratio"], rows)
+
+
+def _curves(results: TableResults, network: str) -> Figure:
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 4.2 * len(results.inputs)), dpi=110, layout="constrained")
+    grid = figure.subplots(len(results.inputs), 2, squeeze=False)
+    colors = colormaps["tab20"].colors  # pyright: ignore[reportAttributeAccessIssue]
+    for source, row in zip(results.inputs, grid, strict=True):
+        for axes, key in zip(row, ("step", "seconds"), strict=True):
+            for i, method in enumerate(results.methods):
+                history = results.history(source, network, method)
+                xs, ys = [entry[key] for entry in history], [entry[results.metric] for entry in history]
+                axes.plot(xs, ys, color=colors[i % len(colors)], label=label(method), linewidth=1.3)
+            axes.set(xlabel="seconds of training" if key == "seconds" else key, ylabel=results.metric.upper())
+            axes.set_title(source, fontsize=10)
+            axes.grid(alpha=0.3)
+        row[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def _pictures(results: TableResults, network: str) -> Figure:
+    """Reconstructions of the first input by all methods."""
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    columns = min(5, len(results.methods))
+    rows = -(-len(results.methods) // columns)
+    figure = Figure(figsize=(2.6 * columns, 2.9 * rows), dpi=110, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, method in zip(grid.flat, results.methods, strict=False):
+        run = results.run(results.inputs[0], network, method)
+        value = results.row(network, results.metric, results.inputs[0])[method]
+        axes.set_title(f"{label(method)}  {value:.4g}", fontsize=9)
+        if run is not None and (run[0].folder / "preview.png").exists():
+            with Image.open(run[0].folder / "preview.png") as picture:
+                axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    return figure

@@ -1,0 +1,160 @@
+"""The state of one training: network, optimiser, random numbers, clock, and the best network so far."""
+
+from __future__ import annotations
+
+import math
+import time
+import zlib
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from crossnorm_ns.networks import make_network
+from crossnorm_ns.networks.encoding import EncodedMLP
+from crossnorm_ns.representation.errors import RepresentationError
+from crossnorm_ns.representation.evaluation import calibrate_on, outputs_of
+from crossnorm_ns.representation.options import FitOptions
+from crossnorm_ns.representation.run_folder import Entry, RunFolder, load_tensors, save_tensors
+from crossnorm_ns.representation.tasks.base import Task
+
+_FORMAT = 1
+_CALIBRATION_SEED = 1_000_003
+_FREE_OPTIONS = ("max_seconds", "save_every", "tensorboard")  # may differ when a run is resumed
+
+
+@dataclass
+class State:
+    """What changes from step to step, beside network, optimiser and random numbers."""
+
+    step: int = 0
+    seconds: float = 0.0
+    best_step: int = 0
+    best_loss: float = math.inf
+    best_metrics: dict[str, float] = field(default_factory=dict)
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Training:
+    """A network in training on a task.
+
+    Args:
+        task: on the device to train on.
+        architecture: arguments of `make_network`.
+        options: of the optimisation.
+
+    Raises:
+        RepresentationError: there is no such network.
+    """
+
+    def __init__(self, task: Task, architecture: dict[str, Any], options: FitOptions) -> None:
+        self.task, self.architecture, self.options = task, architecture, options
+        self.network = _initial_network(architecture, options.seed).to(task.device)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=options.learning_rate, fused=True)
+        self.generator = torch.Generator().manual_seed(options.seed)
+        self.state = State()
+        self._started: float | None = None
+        self._module, self._fixed = self.network, None
+        if task.full_batch:
+            self._fixed = task.batch(self.generator)
+            if isinstance(self.network, EncodedMLP):
+                points = self.network.encoding(self._fixed.points)
+                self._module, self._fixed = self.network.mlp, self._fixed._replace(points=points)
+
+    @property
+    def seconds(self) -> float:
+        """Of training until now."""
+        running = 0.0 if self._started is None else time.perf_counter() - self._started
+        return self.state.seconds + running
+
+    def start_clock(self) -> None:
+        """From here on time counts as training."""
+        self._started = time.perf_counter()
+
+    def stop_clock(self) -> None:
+        """From here on it does not."""
+        self.finish_queue()
+        self.state.seconds, self._started = self.seconds, None
+
+    def finish_queue(self) -> None:
+        """Waits for the device, so that clocks are right."""
+        if self.task.device.type == "cuda":
+            torch.cuda.synchronize(self.task.device)
+
+    def step(self) -> None:
+        """One step of Adam."""
+        batch = self._fixed or self.task.batch(self.generator)
+        learning_rate = self.options.learning_rate_at(self.state.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.zero_grad(set_to_none=True)
+        self.task.loss(self._module(batch.points), batch.target).backward()
+        self.optimizer.step()
+        self.state.step += 1
+
+    def evaluate(self) -> Entry:
+        """Calibrates and evaluates the network, and keeps it if it is the best; returns a line of the history."""
+        calibrate_on(self.network, self.task, _CALIBRATION_SEED + self.options.seed)
+        metrics, state = self.task.metrics(outputs_of(self.network, self.task)), self.state
+        if metrics["loss"] < state.best_loss:
+            state.best_step, state.best_loss, state.best_metrics = state.step, metrics["loss"], metrics
+            state.best_weights = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        learning_rate = self.options.learning_rate_at(state.step - 1)
+        return {"step": state.step, "seconds": state.seconds, "learning_rate": learning_rate, **metrics}
+
+    def best_weights(self) -> dict[str, Tensor]:
+        """State of the best network, or of the present one if none had a finite loss."""
+        return self.state.best_weights or self.network.state_dict()
+
+    def save(self, files: RunFolder) -> None:
+        """Writes the checkpoint."""
+        content = {
+            "format": _FORMAT,
+            "identity": self._identity(),
+            "state": {name: getattr(self.state, name) for name in State.__dataclass_fields__},
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+        }
+        save_tensors(content, files.checkpoint)
+
+    def restore(self, files: RunFolder) -> None:
+        """Goes back to the checkpoint.
+
+        Raises:
+            RepresentationError: it cannot be read, or is that of another run.
+        """
+        content, identity = load_tensors(files.checkpoint), self._identity()
+        if content.get("format") != _FORMAT:
+            raise RepresentationError(f"{files.checkpoint} has format {content.get('format')}, but {_FORMAT} is known")
+        before = content["identity"]
+        for name in sorted(identity.keys() | before.keys()):
+            if identity.get(name) != before.get(name):
+                raise RepresentationError(
+                    f"{files.path} holds another run ({name}: {before.get(name)} there, {identity.get(name)} here): "
+                    "choose another folder"
+                )
+        self.network.load_state_dict(content["network"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.generator.set_state(content["generator"])
+        self.state = State(**content["state"])
+
+    def _identity(self) -> dict[str, Any]:
+        """What has to be equal for a run to be continued."""
+        task, options = self.task, asdict(self.options)
+        fixed = {name: value for name, value in options.items() if name not in _FREE_OPTIONS}
+        if self.options.schedule == "constant":
+            del fixed["steps"]
+        described = {"task": task.name, "size": task.size, "batch_size": task.batch_size}
+        signal = zlib.crc32(task.signal.cpu().contiguous().numpy().tobytes())
+        return {**described, "checksum of the signal": signal, **self.architecture, **fixed}
+
+
+def _initial_network(architecture: dict[str, Any], seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        try:
+            return make_network(**architecture)
+        except ValueError as error:
+            raise RepresentationError(str(error)) from error

@@ -1,0 +1,356 @@
+"""Images as files of network weights: what comes back, what it costs, and files that are not right."""
+
+import hashlib
+import json
+import lzma
+import struct
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from crossnorm_ns import calibrate
+from crossnorm_ns.functional.metrics import psnr
+from crossnorm_ns.networks import METHODS
+from crossnorm_ns.norms import norms_of
+from crossnorm_ns.representation import codec
+from crossnorm_ns.representation.codec import CodecError, ImageSpec, bits_per_pixel, decode, encode, render
+from crossnorm_ns.representation.commands_codec import CompressCommand, DecompressCommand, RateDistortionCommand
+from crossnorm_ns.representation.coordinates import pixel_coordinates
+from crossnorm_ns.representation.errors import RepresentationError
+from crossnorm_ns.representation.quantization import choose_code, pack, packed_sizes, unpack
+from crossnorm_ns.representation.rate_distortion import jpeg_points, measure, to_8_bits
+
+HEIGHT, WIDTH = 20, 14
+
+
+def image():
+    x = pixel_coordinates(HEIGHT, WIDTH)
+    return torch.stack([0.5 + 0.4 * torch.sin(5 * x[:, 0] * x[:, 1]), 0.5 + 0.3 * x[:, 0], 0.5 - 0.3 * x[:, 1]], dim=1)
+
+
+def trained(method="pe+cn", hidden=(12, 12), steps=60, **options):
+    torch.manual_seed(0)
+    spec = ImageSpec(method, hidden, HEIGHT, WIDTH, options)
+    network, points, target = spec.make(), pixel_coordinates(HEIGHT, WIDTH), image()
+    optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (network(points) - target).square().mean().backward()
+        optimizer.step()
+    calibrate(network, [(points,)])
+    return network.eval(), spec
+
+
+@pytest.fixture(scope="module")
+def file():
+    return encode(*trained(), "int8")
+
+
+def rebuilt(file, change_header=None, change_content=None):
+    """A file with a right checksum whose header or content was changed."""
+    prefix = codec._PREFIX.size
+    content = lzma.decompress(file[prefix:-32], format=lzma.FORMAT_RAW, filters=codec._FILTERS)
+    (length,) = struct.unpack_from("<I", content)
+    header, streams = json.loads(content[4 : 4 + length]), content[4 + length :]
+    if change_header is not None:
+        text = change_header(header)
+        text = json.dumps(header if text is None else text).encode() if not isinstance(text, bytes) else text
+        content = struct.pack("<I", len(text)) + text + streams
+    if change_content is not None:
+        content = change_content(content)
+    compressed = lzma.compress(content, format=lzma.FORMAT_RAW, filters=codec._FILTERS)
+    body = struct.pack("<5sBI", b"CNINR", 1, len(compressed)) + compressed
+    return body + hashlib.sha256(body).digest()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_comes_back_bit_for_bit_in_float32(method):
+    network, spec = trained(method, steps=2)
+    again, header = decode(encode(network, spec, "float32"))
+    assert torch.equal(render(again, HEIGHT, WIDTH), render(network, HEIGHT, WIDTH))
+    assert (header["method"], header["hidden"], header["height"]) == (method, [12, 12], HEIGHT)
+
+
+def test_options_of_the_method_come_back():
+    network, spec = trained("wire", omega_0=7.0, sigma_0=3.0)
+    again, header = decode(encode(network, spec, "float32"))
+    assert header["options"] == {"omega_0": 7.0, "sigma_0": 3.0}
+    assert torch.equal(render(again, HEIGHT, WIDTH), render(network, HEIGHT, WIDTH))
+
+
+@pytest.mark.parametrize(("quantization", "loss"), [("float16", 0.01), ("int8", 1.0)])
+def test_quantized_files_lose_little(quantization, loss):
+    network, spec = trained(hidden=(24, 24), steps=300)
+    again, _ = decode(encode(network, spec, quantization))
+    target = image().reshape(HEIGHT, WIDTH, 3)
+    before, after = (float(psnr(render(n, HEIGHT, WIDTH), target)) for n in (network, again))
+    assert before > 30
+    assert after > before - loss
+
+
+def test_files_shrink_with_the_quantization():
+    network, spec = trained(hidden=(24, 24))
+    sizes = [len(encode(network, spec, q)) for q in ("float32", "float16", "int8")]
+    parameters = sum(p.numel() for p in network.parameters())
+    assert sizes[1] < 0.6 * sizes[0] and sizes[2] < 0.75 * sizes[1]
+    assert sizes[0] < 4 * parameters + 1500
+
+
+def test_concentrated_weights_take_fewer_bits_than_8():
+    """Entropy coding: 127 levels for 8 standard deviations of a Gaussian leave about 6 bits for each."""
+    network, spec = trained("relu", hidden=(128, 128))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_().clamp_(-4, 4)
+            parameter.view(-1)[0] = 8.0
+    weights = sum(p.numel() for p in network.parameters())
+    assert len(encode(network, spec, "int8")) < 0.84 * weights
+
+
+def test_bits_per_pixel_count_the_whole_file(file, tmp_path):
+    path = tmp_path / "image.cninr"
+    path.write_bytes(file)
+    assert bits_per_pixel(file, HEIGHT, WIDTH) == pytest.approx(path.stat().st_size * 8 / (HEIGHT * WIDTH))
+
+
+def test_images_do_not_depend_on_the_chunks(file):
+    network, _ = decode(file)
+    torch.testing.assert_close(render(network, HEIGHT, WIDTH), render(network, HEIGHT, WIDTH, chunk_size=7))
+
+
+def test_training_can_go_on_from_a_file(file):
+    network, _ = decode(file)
+    before = [norm.domains["default"].running_mean.clone() for norm in norms_of(network)]
+    assert all(float(mean.abs().max()) > 0 for mean in before)
+    network.train()
+    network(pixel_coordinates(HEIGHT, WIDTH)).sum().backward()
+
+
+def test_encoding_draws_no_random_numbers():
+    network, spec = trained(steps=1)
+    state = torch.random.get_rng_state()
+    encode(network, spec)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_a_network_without_statistics_is_refused():
+    spec = ImageSpec("pe+cn", (12, 12), HEIGHT, WIDTH)
+    with pytest.raises(ValueError, match="calibrate"):
+        encode(spec.make(), spec)
+
+
+def test_a_network_that_is_not_the_specified_one_is_refused():
+    network, _ = trained()
+    with pytest.raises(ValueError, match="differs"):
+        encode(network, ImageSpec("pe+cn", (12, 13), HEIGHT, WIDTH))
+
+
+def test_a_network_that_diverged_is_refused():
+    network, spec = trained("relu", steps=1)
+    next(network.parameters()).data[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        encode(network, spec)
+
+
+def test_values_beyond_float16_are_refused():
+    network, spec = trained("relu", steps=1)
+    next(network.parameters()).data[0, 0] = 1e6
+    with pytest.raises(ValueError, match="float32"):
+        encode(network, spec, "float16")
+
+
+def test_every_truncation_is_noticed(file):
+    for length in [*range(0, 60), *range(60, len(file), 37), len(file) - 1]:
+        with pytest.raises(CodecError):
+            decode(file[:length])
+
+
+def test_every_altered_byte_is_noticed(file):
+    rng = np.random.default_rng(0)
+    for position in [*range(12), *rng.integers(0, len(file), 100), len(file) - 1]:
+        altered = bytearray(file)
+        altered[position] ^= 1 + int(rng.integers(255))
+        with pytest.raises(CodecError):
+            decode(bytes(altered))
+
+
+def test_added_bytes_and_other_versions_are_noticed(file):
+    with pytest.raises(CodecError, match="too long"):
+        decode(file + b"\0")
+    with pytest.raises(CodecError, match="version 9"):
+        decode(file[:5] + b"\x09" + file[6:])
+    with pytest.raises(CodecError, match="CNINR"):
+        decode(b"\x89PNG\r\n")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": "pe+xx"},
+        {"method": 3},
+        {"method": "siren"},
+        {"hidden": []},
+        {"hidden": [12, 13]},
+        {"hidden": [12, -12]},
+        {"hidden": [12, True]},
+        {"hidden": [12, 12.0]},
+        {"hidden": [2**20, 2**20]},
+        {"hidden": [1] * 1000},
+        {"hidden": "12"},
+        {"height": 0},
+        {"height": 2**40},
+        {"height": 60_000, "width": 60_000},
+        {"width": None},
+        {"options": {"num_frequencies": 10**9}},
+        {"options": {"num_frequencies": 3}},
+        {"options": {"num_frequencies": [1]}},
+        {"options": {"omega_0": 3}},
+        {"options": []},
+        {"tensors": []},
+        {"tensors": None},
+        {"tensors": [["encoding", [3], "f4"]]},
+        {"tensors": [[["a"], [3], "f4"]]},
+        {"tensors": [["mlp.layers.0.weight", [2**19, 2**19], "f4"]]},
+    ],
+)
+def test_headers_that_do_not_fit_are_refused(file, change):
+    with pytest.raises(CodecError) as caught:
+        decode(rebuilt(file, change_header=lambda header: header.update(change)))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"{", b"[1]", b"\xff\xfe", b'{"method": NaN}', b"[" * 100_000, b'{"hidden": [' + b"9" * 10_000 + b"]}"],
+)
+def test_headers_that_are_no_json_objects_are_refused(file, text):
+    with pytest.raises(CodecError):
+        decode(rebuilt(file, change_header=lambda header: text))
+
+
+def test_other_codes_than_the_bytes_are_for_are_refused(file):
+    def change(header):
+        header["tensors"][0][2] = "f4"
+
+    with pytest.raises(CodecError, match="bytes"):
+        decode(rebuilt(file, change_header=change))
+
+
+def test_missing_and_added_content_is_refused(file):
+    changes = [lambda c: c[:-1], lambda c: c + b"\0", lambda c: b"", lambda c: struct.pack("<I", 2**32 - 1) + c[4:]]
+    for change in changes:
+        with pytest.raises(CodecError):
+            decode(rebuilt(file, change_content=change))
+
+
+def test_values_that_are_not_finite_are_refused():
+    network, spec = trained("relu", steps=1)
+    name = "layers.0.bias"
+
+    def change(content):
+        (length,) = struct.unpack_from("<I", content)
+        return content[: 4 + length] + b"\xff" * (len(content) - 4 - length)
+
+    with pytest.raises(CodecError, match="NaN"):
+        decode(rebuilt(encode(network, spec, "float16"), change_content=change))
+    assert name in dict(network.named_parameters())
+
+
+def test_a_decompression_bomb_is_stopped_early(file):
+    bomb = rebuilt(file, change_content=lambda content: content + bytes(500_000_000 // 4))
+    assert len(bomb) < 100_000
+    tracemalloc.start()
+    with pytest.raises(CodecError, match="16,777,216"):
+        decode(bomb)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 80e6
+
+
+@pytest.mark.parametrize("code", ["f4", "f2", "q8", "q8r"])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (4, 3, 2)])
+def test_each_code_keeps_values_to_its_accuracy(code, shape):
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    streams = pack(values, code)
+    assert [len(stream) for stream in streams] == packed_sizes(shape, code)
+    error = (unpack(streams, shape, code) - values).abs()
+    per_row = values.abs().flatten(1).amax(1).reshape(-1, *[1] * (len(shape) - 1))
+    bound = {"f4": 0 * error, "f2": values.abs() / 2**11, "q8": values.abs().max() / 254, "q8r": per_row / 254}[code]
+    assert (error <= bound * 1.13 + 1e-7).all()
+
+
+def test_zeros_survive_8_bits():
+    for code in ("q8", "q8r"):
+        assert torch.equal(unpack(pack(torch.zeros(3, 4), code), (3, 4), code), torch.zeros(3, 4))
+
+
+def test_rows_of_different_sizes_get_scales_of_their_own():
+    generator = torch.Generator().manual_seed(0)
+    alike = torch.randn(20, 64, generator=generator).clamp(-3, 3)
+    assert choose_code("layer.weight", alike, "int8") == "q8"
+    assert choose_code("layer.weight", alike * torch.logspace(0, 3, 20)[:, None], "int8") == "q8r"
+    assert choose_code("layer.bias", alike[0], "int8") == "f2"
+    assert choose_code("norm.rows", torch.tensor(262_144.0), "int8") == "f4"
+
+
+def write_image(path, height=24, width=32):
+    rows, columns = np.mgrid[0:height, 0:width]
+    pixels = np.stack([rows * 8, columns * 7, 128 + 0 * rows], axis=-1).astype(np.uint8)
+    Image.fromarray(pixels).save(path)
+    return pixels
+
+
+def test_an_image_goes_to_a_file_and_back(tmp_path, capsys):
+    pixels = write_image(tmp_path / "in.png")
+    options = {"network": "2x24", "steps": 300, "device": "cpu"}
+    CompressCommand(image=tmp_path / "in.png", output=tmp_path / "out.cninr", **options).run()
+    DecompressCommand(file=tmp_path / "out.cninr", output=tmp_path / "out.png").run()
+    decoded = np.asarray(Image.open(tmp_path / "out.png"))
+    assert decoded.shape == pixels.shape
+    assert np.sqrt(np.mean((decoded.astype(float) - pixels) ** 2)) < 8
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("float32", "float16", "int8", "bits per pixel"))
+
+
+def test_measured_quality_is_that_of_the_8_bit_image():
+    truth = torch.rand(16, 16, 3, generator=torch.Generator().manual_seed(0))
+    decoded = to_8_bits(truth + 0.1)
+    point = measure("codec", "setting", b"12345", decoded, truth)
+    error = np.mean((decoded / 255 - truth.numpy()) ** 2)
+    assert point.psnr == pytest.approx(-10 * np.log10(error), abs=1e-3)
+    assert point.bits_per_pixel == 40 / 256 and point.bytes == 5
+    assert decoded.max() == 255 and to_8_bits(torch.full((1, 1, 3), -0.2)).max() == 0
+
+
+def test_jpegs_of_higher_quality_are_larger_and_better():
+    rows, columns = torch.meshgrid(torch.linspace(0, 9, 64), torch.linspace(0, 9, 64), indexing="ij")
+    image = torch.stack([0.5 + 0.5 * torch.sin(rows * columns), columns / 9, rows / 9], dim=-1)
+    points = jpeg_points(image, (5, 50, 95))
+    for worse, better in zip(points[:-1], points[1:], strict=True):
+        assert worse.bytes < better.bytes and worse.psnr < better.psnr and worse.ssim < better.ssim
+    assert points[0].bits_per_pixel == points[0].bytes * 8 / 64**2
+
+
+def test_the_curves_hold_jpeg_and_every_network(tmp_path):
+    write_image(tmp_path / "in.png")
+    RateDistortionCommand(
+        image=tmp_path / "in.png", networks=("1x8", "2x8"), steps=3, device="cpu", output=tmp_path / "curves"
+    ).run()
+    points = json.loads((tmp_path / "curves" / "points.json").read_text())["points"]
+    assert {point["codec"] for point in points} == {"jpeg", "pe+cn float32", "pe+cn float16", "pe+cn int8"}
+    assert {p["setting"] for p in points if p["codec"] == "pe+cn int8"} == {"1x8", "2x8"}
+    assert (tmp_path / "curves" / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_inputs_that_are_no_files_of_the_kind_are_refused(tmp_path):
+    write_image(tmp_path / "in.png")
+    with pytest.raises(CodecError, match=r"in\.png: .*CNINR"):
+        DecompressCommand(file=tmp_path / "in.png", output=tmp_path / "out.png").run()
+    with pytest.raises(RepresentationError, match="suffix"):
+        DecompressCommand(file=tmp_path / "in.png", output=tmp_path / "out.xyz").run()
+    with pytest.raises(RepresentationError, match="unknown method"):
+        CompressCommand(image=tmp_path / "in.png", output=tmp_path / "o", method="pe+dn", device="cpu").run()
+    assert not (tmp_path / "out.png").exists()

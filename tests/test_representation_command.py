@@ -1,0 +1,341 @@
+"""The command: what it writes and prints, how it ends, and the tables it makes."""
+
+import json
+import subprocess
+import sys
+import types
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from PIL import Image
+from representation_files import ball, blob, write_image
+
+from crossnorm_ns.functional.metrics import psnr
+from crossnorm_ns.networks import PAPER_METHODS
+from crossnorm_ns.representation import cells, runs
+from crossnorm_ns.representation.command import COMMANDS, main
+from crossnorm_ns.representation.errors import RepresentationError
+from crossnorm_ns.representation.evaluation import outputs_of
+from crossnorm_ns.representation.inputs import read_image
+from crossnorm_ns.representation.paper_tables import SHAPES, paper_row
+from crossnorm_ns.representation.presets import PRESETS, family, parse_network
+from crossnorm_ns.representation.run_folder import load_network
+from crossnorm_ns.representation.table_results import ordering_violations
+from crossnorm_ns.representation.tasks import ImageTask, ShapeTask
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    """One input for each task, and wrong ones."""
+    write_image(tmp_path / "image.png", 16, 20)
+    np.save(tmp_path / "shape.npy", ball(16))
+    write_image(tmp_path / "slice.png", 12, 14)
+    np.savez(tmp_path / "volume.npz", volume=blob(12).numpy())
+    (tmp_path / "text.png").write_text("not an image")
+    (tmp_path / "empty.ply").write_text("ply\nformat ascii 1.0\nelement vertex 0\nend_header\n")
+    sphere = trimesh.creation.icosphere(subdivisions=1)
+    sphere.update_faces(np.arange(len(sphere.faces)) > 2)
+    sphere.export(tmp_path / "open.ply")
+    np.save(tmp_path / "nan.npy", np.full((12, 12, 12), np.nan))
+    np.save(tmp_path / "flat.npy", np.zeros((12, 12)))
+    return tmp_path
+
+
+RUNS = {
+    "image": ["--image", "image.png", "--side", "16"],
+    "shape": ["--shape", "shape.npy", "--resolution", "16"],
+    "ct": ["--image", "slice.png", "--downscale", "1"],
+    "mri": ["--volume", "volume.npz", "--size", "12"],
+}
+QUICK = ["--steps", "3", "--network", "2x8"]
+
+
+@pytest.mark.parametrize("task", RUNS)
+def test_each_task_writes_and_prints_its_results(inputs, monkeypatch, capsys, task):
+    monkeypatch.chdir(inputs)
+    main([task, *RUNS[task], *QUICK, "--statistics", "stored", "batch", "chunks", "--chunk-size", "64"])
+    source = Path(RUNS[task][1]).stem
+    folder = inputs / "outputs" / "representation" / task / source / "pe+cn"
+    result = json.loads((folder / "result.json").read_text())
+    assert result["steps"] == 3 and result["ending"] == "steps"
+    assert result["spec"]["network"] == "2x8"
+    assert set(result["statistics"]) == {"stored", "batch", "chunks"}
+    metric = "iou" if task == "shape" else "psnr"
+    assert result["metrics"][metric] == pytest.approx(result["statistics"]["stored"][metric], rel=1e-6)
+    for name in ("best.pt", "last.pt", "history.jsonl", "picture.png", "preview.png"):
+        assert (folder / name).stat().st_size > 0
+    assert f"pe+cn 2x8 on {RUNS[task][1]}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_reconstruction_has_the_quality_that_is_reported(inputs):
+    folder = inputs / "run"
+    main(["image", *_paths(inputs, RUNS["image"]), "--network", "3x16", "--steps", "60", "--output", str(folder)])
+    truth = read_image(inputs / "image.png", 16)
+    written = torch.from_numpy(np.asarray(Image.open(folder / "reconstruction.png")) / 255.0)
+    reported = json.loads((folder / "result.json").read_text())["metrics"]["psnr"]
+    assert reported > 12
+    assert float(psnr(written, truth)) == pytest.approx(reported, abs=0.5)  # clipped and rounded
+    task = ImageTask(truth)
+    again = task.metrics(outputs_of(load_network(folder / "best.pt"), task))
+    assert again["psnr"] == pytest.approx(reported, abs=1e-4)
+
+
+def test_a_time_budget_and_then_the_rest(inputs, capsys):
+    arguments = ["image", *_paths(inputs, RUNS["image"]), "--method", "relu", "--output", str(inputs / "run")]
+    main([*arguments, "--max-seconds", "0.05"])
+    assert "stopped by --max-seconds" in capsys.readouterr().out
+    before = json.loads((inputs / "run" / "result.json").read_text())["steps"]
+    main([*arguments, "--max-seconds", "0.3", "--resume"])
+    assert json.loads((inputs / "run" / "result.json").read_text())["steps"] > before
+
+
+WRONG = {
+    "is not an image": ["image", "--image", "text.png"],
+    "there is no file": ["image", "--image", "missing.png"],
+    "has no faces": ["shape", "--shape", "empty.ply"],
+    "is not closed": ["shape", "--shape", "open.ply"],
+    "cannot be read as a mesh": ["shape", "--shape", "text.png"],
+    "NaN or infinite": ["mri", "--volume", "nan.npy"],
+    "a volume has three axes": ["mri", "--volume", "flat.npy"],
+    "a voxel grid has three axes": ["shape", "--shape", "flat.npy"],
+    "no multiple of 5^3": ["shape", "--shape", "shape.npy", "--resolution", "5"],
+    "unknown method 'pe+xn'": ["image", "--image", "image.png", "--method", "pe+xn"],
+    "'10-28' is no network": ["image", "--image", "image.png", "--network", "10-28"],
+    "the learning rate is -1": ["image", "--image", "image.png", "--learning-rate", "-1"],
+    "steps is 0": ["image", "--image", "image.png", "--side", "16", "--steps", "0"],
+    "20x16 pixels and cannot be shrunk to 128x128": ["image", "--image", "image.png"],
+    "the batch size is 0": ["image", "--image", "image.png", "--side", "16", "--batch-size", "0"],
+    "the device 'tpu' cannot": ["ct", "--image", "slice.png", "--device", "tpu"],
+    "needs inputs": ["table", "image", "--inputs"],
+    "two inputs have the same name": ["table", "image", "--inputs", "image.png", "image.png"],
+    "unknown method 'cnn'": ["table", "ct", "--inputs", "slice.png", "--methods", "cnn"],
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_wrong_input_ends_with_one_line_and_code_2(inputs, monkeypatch, capsys, message):
+    monkeypatch.chdir(inputs)
+    with pytest.raises(SystemExit) as caught:
+        main(WRONG[message])
+    assert caught.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0]
+    assert not list(inputs.glob("outputs/**/*.pt"))
+
+
+def test_help_names_every_command_and_its_options():
+    program = [sys.executable, "-m", "crossnorm_ns.representation"]
+    text = subprocess.run([*program, "--help"], capture_output=True, text=True, check=True).stdout
+    for name in COMMANDS:
+        assert name in text
+    text = subprocess.run([*program, "table", "--help"], capture_output=True, text=True, check=True).stdout
+    for option in ("--learning-rates", "--executor", "--methods", "--networks", "--tune", "--preset"):
+        assert option in text
+
+
+# --- tables
+
+
+TABLE = ["--methods", "pe", "pe+bn", "pe+cn", "--networks", "2x8", "--learning-rates", "1e-3", "1e-2", "--steps", "25"]
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """A table of two shapes in processes of its own."""
+    folder = tmp_path_factory.mktemp("table")
+    np.save(folder / "lucy_small.npy", ball(64))
+    np.save(folder / "other.npy", ball(64, 0.3))
+    inputs = [str(folder / "lucy_small.npy"), str(folder / "other.npy")]
+    arguments = ["table", "shape", "--inputs", *inputs, *TABLE, "--output", str(folder / "out"), "--workers", "1"]
+    main(arguments)
+    return arguments, folder / "out"
+
+
+def test_a_table_has_the_papers_shape(table):
+    _, folder = table
+    text = (folder / "table.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert lines[0] == "|  | PE | PE+BN | PE+CN |"
+    names = [line.split("|")[1].strip() for line in lines[2:5]]
+    assert names == ["IoU 2x8 lucy_small", "IoU 2x8 other", "IoU 2x8 mean"]
+    for name in ("results.json", "curves-2x8.png", "pictures-2x8.png", "table.html"):
+        assert (folder / name).stat().st_size > 0
+    assert (folder / "table.html").read_text().count("<img") == 2
+
+
+def test_each_method_is_shown_at_its_best_learning_rate(table):
+    _, folder = table
+    results = json.loads((folder / "results.json").read_text())
+    assert len(results) == 2 * 3 * 2
+    row = next(line for line in (folder / "table.md").read_text().splitlines() if line.startswith("| IoU 2x8 mean"))
+    shown = [float(cell) for cell in row.split("|")[2:5]]
+    for method, value in zip(("pe", "pe+bn", "pe+cn"), shown, strict=True):
+        mine = [result for result in results if result["spec"]["method"] == method]
+        by_rate = {
+            rate: np.mean([r["metrics"]["iou"] for r in mine if r["spec"]["learning_rate"] == rate])
+            for rate in (1e-3, 1e-2)
+        }
+        assert value == pytest.approx(max(by_rate.values()), abs=5e-4)
+
+
+def test_finished_cells_are_kept_and_missing_ones_are_done(table, monkeypatch):
+    arguments, folder = table
+    done = []
+    monkeypatch.setattr(cells, "run_local", lambda missing, workers: ((c, done.append(c) or c()) for c in missing))
+    main(arguments)
+    assert done == []
+    lost = folder / "cells" / "other" / "2x8" / "pe" / "0.01" / "result.json"
+    before = json.loads(lost.read_text())
+    lost.unlink()
+    main(arguments)
+    assert [cell.folder for cell in done] == [lost.parent]
+    assert json.loads(lost.read_text())["metrics"] == before["metrics"]
+
+
+def test_results_of_other_options_are_not_taken_for_these(table, capsys):
+    arguments, _ = table
+    with pytest.raises(SystemExit) as caught:
+        main([*arguments, "--seed", "1"])
+    assert caught.value.code == 2
+    assert "holds the result of another run" in capsys.readouterr().err
+
+
+def test_a_cell_that_fails_leaves_the_others_alone(inputs, monkeypatch, capsys):
+    def fails_for_bn(spec, folder, control):
+        if spec.method == "pe+bn":
+            raise RuntimeError("out of memory")
+        return runs.execute(spec, folder, control)
+
+    monkeypatch.setattr(cells, "execute", fails_for_bn)
+    monkeypatch.setattr(cells, "run_local", lambda todo, workers: ((c, _outcome_of(c)) for c in todo))
+    arguments = ["table", "mri", "--inputs", str(inputs / "big.npy"), "--networks", "1x4", "--steps", "2"]
+    np.save(inputs / "big.npy", blob(48).numpy())
+    with pytest.raises(SystemExit) as caught:
+        main([*arguments, "--methods", "pe", "pe+bn", "--output", str(inputs / "out")])
+    assert caught.value.code == 1
+    assert "pe+bn 0.01 failed: out of memory" in " ".join(capsys.readouterr().out.split())
+    lines = (inputs / "out" / "table.md").read_text().splitlines()
+    row = next(line for line in lines if line.startswith("| PSNR 1x4 big"))
+    assert row.split("|")[2].strip() != "-" and row.split("|")[3].strip() == "-"
+
+
+class ClusterOfThisProcess:
+    """Stands for submitit: runs each job where its result is asked for."""
+
+    def __init__(self, folder, cluster):
+        assert cluster == "slurm"
+        self.parameters, self.batches = {}, 0
+        ClusterOfThisProcess.last = self
+
+    def update_parameters(self, **options):
+        self.parameters.update(options)
+
+    def batch(self):
+        self.batches += 1
+        return __import__("contextlib").nullcontext()
+
+    def submit(self, cell):
+        return types.SimpleNamespace(result=cell)
+
+
+def test_cells_run_as_one_array_of_a_cluster(inputs, monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", types.SimpleNamespace(AutoExecutor=ClusterOfThisProcess))
+    np.save(inputs / "cube.npy", ball(64))
+    arguments = ["table", "shape", "--inputs", str(inputs / "cube.npy"), "--networks", "1x4", "--steps", "2"]
+    slurm = ["--executor", "slurm", "--slurm-partition", "gpu", "--slurm-minutes", "7", "--slurm-gpus", "1"]
+    main([*arguments, "--methods", "relu", "relu+cn", *slurm, "--output", str(inputs / "out")])
+    expected = {"timeout_min": 7, "cpus_per_task": 2, "gpus_per_node": 1, "slurm_partition": "gpu"}
+    assert ClusterOfThisProcess.last.parameters == expected
+    assert ClusterOfThisProcess.last.batches == 1
+    assert len(json.loads((inputs / "out" / "results.json").read_text())) == 2
+
+
+def test_a_cluster_without_submitit_is_one_line(inputs, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    np.save(inputs / "cube.npy", ball(64))
+    with pytest.raises(SystemExit) as caught:
+        main(["table", "shape", "--inputs", str(inputs / "cube.npy"), "--executor", "slurm"])
+    assert caught.value.code == 2
+    assert 'pip install "crossnorm-ns[slurm]"' in capsys.readouterr().err
+
+
+# --- the paper's numbers and configurations
+
+
+@pytest.mark.parametrize("method", PAPER_METHODS)
+def test_the_papers_average_of_shapes_is_the_mean_of_its_scenes(method):
+    scenes = [paper_row("shape", "iou", "2x256", scene)[method] for scene in SHAPES if scene != "average"]
+    assert len(scenes) == 8
+    # printed averages are up to 0.0015 (ReLU+CN) from the mean of the printed scenes
+    assert paper_row("shape", "iou", "2x256")[method] == pytest.approx(np.mean(scenes), abs=0.0016)
+
+
+@pytest.mark.parametrize("task", ["image", "ct", "mri"])
+def test_the_papers_own_rows_have_its_ordering(task):
+    for network in PRESETS["paper"][task].networks:
+        row = paper_row(task, "psnr", network)
+        assert list(row) == list(PAPER_METHODS)
+        assert max(row, key=row.__getitem__) == "pe+cn"
+        assert ordering_violations(row) == []
+
+
+def test_numbers_of_the_paper_are_as_printed():
+    assert paper_row("image", "psnr", "13x49")["pe+cn"] == 31.08
+    assert paper_row("ct", "psnr", "2x256")["siren"] == 16.16
+    assert paper_row("mri", "ssim", "4x256")["pe+bn"] == 0.955
+    assert paper_row("shape", "iou", "2x256", "thai_statue")["relu"] == 0.904
+    assert paper_row("image", "psnr", "9x9") is None
+
+
+def test_violations_of_the_ordering_are_named():
+    row = {"relu": 3.0, "relu+bn": 5.0, "relu+cn": 4.0, "pe": 6.0, "pe+cn": 6.0, "siren": 7.0}
+    assert ordering_violations(row) == [
+        "ReLU+CN 4 is not ahead of ReLU+BN 5",
+        "PE+CN 6 is not ahead of PE 6",
+        "PE+CN 6 is not ahead of SIREN 7",
+    ]
+
+
+def test_an_epoch_passes_over_the_whole_grid():
+    task = ShapeTask(torch.from_numpy(ball(64)), batch_size=100_000)
+    assert PRESETS["paper"]["shape"].num_steps(task) == 200 * 3
+    assert PRESETS["paper"]["image"].num_steps(task) == 100_000
+
+
+def test_networks_are_layers_times_width():
+    assert parse_network("5x20") == (20,) * 5
+    for wrong in ("5", "x20", "5x", "0x20", "axb", "5x20x3"):
+        with pytest.raises(RepresentationError, match="is no network"):
+            parse_network(wrong)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("task", RUNS)
+def test_presets_have_learning_rates_for_every_method(preset, task):
+    chosen = PRESETS[preset][task]
+    for method in PAPER_METHODS:
+        assert chosen.learning_rates[family(method)] > 0
+        assert len(chosen.tuning[family(method)]) >= 3
+    assert chosen.network in chosen.networks
+
+
+def test_options_of_a_method_do_not_depend_on_its_norm():
+    preset = replace(PRESETS["quick"]["ct"], network_options={"pe": {"num_frequencies": 3}})
+    assert preset.options_of("pe+cn") == preset.options_of("pe") == {"num_frequencies": 3}
+    assert preset.options_of("siren") == {}
+    assert PRESETS["paper"]["shape"].options_of("wire") == {"sigma_0": 40.0}
+
+
+def _paths(folder, arguments):
+    return [str(folder / word) if "." in word else word for word in arguments]
+
+
+def _outcome_of(cell):
+    try:
+        return cell()
+    except RuntimeError as error:
+        return error
