@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 import tyro
 
+from crossnorm_ns.command import errors_in_one_line
 from crossnorm_ns.representation.commands_analysis import NTKCommand, SpectrumCommand
 from crossnorm_ns.representation.commands_codec import CompressCommand, DecompressCommand, RateDistortionCommand
 from crossnorm_ns.representation.commands_table import TableCommand
@@ -42,8 +42,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Coordinate networks with any norm on the tasks of the paper.",
         args=arguments,
     )
-    try:
+    with errors_in_one_line(RepresentationError, OSError):
         command.run()
-    except (RepresentationError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
