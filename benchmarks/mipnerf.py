@@ -13,14 +13,14 @@ import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from benchmarks import mipnerf_plans as plans
-from benchmarks.training_runs import train_all
+from benchmarks.processes import Result, train_all
 
-Result = dict[str, Any]
+PROGRAM = "benchmarks.training_runs"
 
 
 def compare(
@@ -47,14 +47,14 @@ def compare(
         jobs: trainings at a time, one thread each.
     """
     scene = str(data.resolve())
-    grid = train_all(plans.grid(name, scene, grid_steps), output, jobs)
+    grid = train_all(plans.grid(name, scene, grid_steps), output, jobs, PROGRAM)
     if grid_only:
         write(docs, f"mipnerf-{name}", grid, [grid_table(grid)])
         return
     best = {norm: plans.best_rate(grid, norm) for norm in plans.NORMS}
-    seeds = train_all(plans.seeds(name, scene, steps, best), output, jobs)
+    seeds = train_all(plans.seeds(name, scene, steps, best), output, jobs, PROGRAM)
     ratio = step_ratio(seeds)
-    equal = train_all(plans.equal_seconds(name, scene, steps, best, ratio), output, jobs)
+    equal = train_all(plans.equal_seconds(name, scene, steps, best, ratio), output, jobs, PROGRAM)
     tables = [grid_table(grid), seeds_table(seeds, equal, best, ratio)]
     write(docs, f"mipnerf-{name}", [*grid, *seeds, *equal], tables)
     plot(seeds, equal, best, docs / "images" / f"mipnerf-{name}.png", name)
@@ -84,7 +84,7 @@ def attempt(
         jobs: trainings at a time, one thread each.
     """
     runs = plans.attempts(name, str(data.resolve()), steps, {"none": none_rate, "cn": cn_rate})
-    results = train_all(runs, output, jobs)
+    results = train_all(runs, output, jobs, PROGRAM)
     write(docs, f"mipnerf-{name}-attempts", results, [attempts_table(results)])
 
 
@@ -112,7 +112,7 @@ def ablate(
         jobs: trainings at a time, one thread each.
     """
     runs = plans.ablation(name, str(data.resolve()), steps, learning_rate, seeds)
-    results = train_all(runs, output, jobs)
+    results = train_all(runs, output, jobs, PROGRAM)
     write(docs, f"mipnerf-{name}-ablation", results, [ablation_table(results)])
 
 

@@ -19,14 +19,13 @@ from typing import Annotated, Any
 
 import tyro
 
+from benchmarks.neus_training import Training
+from benchmarks.processes import Result, train_all
 from benchmarks.tables import store, table
-from examples.neus_training import Training, train_all
 
 LEARNING_RATES = (1e-3, 2e-3, 5e-3, 1e-2)
 NORMS = ("none", "cn")
-PROGRAM = "benchmarks.neus_runs"
-
-Result = dict[str, Any]
+PROGRAM = "benchmarks.neus_scores"
 
 ABLATION: dict[str, dict[str, Any]] = {
     "none": {"norm": "none"},
@@ -83,7 +82,7 @@ def compare(
     grid = trained([named(norm, rate, grid_steps, 0) for rate in LEARNING_RATES for norm in NORMS])
     best = {norm: best_rate(grid, norm) for norm in NORMS}
     equal_steps = trained([named(norm, best[norm], steps, seed) for seed in seeds for norm in NORMS])
-    sides = {norm: [r for r in equal_steps if r["training"]["norm"] == norm] for norm in NORMS}
+    sides = {norm: [r for r in equal_steps if r["run"]["norm"] == norm] for norm in NORMS}
     ratio = statistics.median(_seconds(sides["cn"])) / statistics.median(_seconds(sides["none"]))
     fewer = round(steps / ratio)
     sides["cn, equal seconds"] = trained([named("cn", best["cn"], fewer, seed) for seed in seeds])
@@ -142,8 +141,8 @@ def ablate(
 
 def best_rate(results: Sequence[Result], norm: str) -> float:
     """Learning rate of a norm with the lowest chamfer distance, or where there is none with the highest PSNR."""
-    mine = [r for r in results if r["training"]["norm"] == norm]
-    return min(mine, key=lambda r: r.get("chamfer", -r["psnr"]))["training"]["learning_rate"]
+    mine = [r for r in results if r["run"]["norm"] == norm]
+    return min(mine, key=lambda r: r.get("chamfer", -r["psnr"]))["run"]["learning_rate"]
 
 
 _HEADS = ["steps", "chamfer (mm)", "accuracy", "completeness", "PSNR in mask", "mask IoU", "seconds"]
@@ -151,7 +150,7 @@ _HEADS = ["steps", "chamfer (mm)", "accuracy", "completeness", "PSNR in mask", "
 
 def _cells(results: Sequence[Result]) -> list[str]:
     return [
-        str(results[0]["training"]["steps"]),
+        str(results[0]["run"]["steps"]),
         *[_spread(results, key, 2) for key in ("chamfer", "accuracy", "completeness", "psnr")],
         _spread(results, "mask_iou", 3),
         _spread(results, "seconds", 0),
@@ -169,7 +168,7 @@ def _spread(results: Sequence[Result], key: str, digits: int) -> str:
 def _grid_table(results: Sequence[Result]) -> str:
     rows = []
     for rate in LEARNING_RATES:
-        sides = {r["training"]["norm"]: [r] for r in results if r["training"]["learning_rate"] == rate}
+        sides = {r["run"]["norm"]: [r] for r in results if r["run"]["learning_rate"] == rate}
         cells = [_spread(sides[norm], key, 3) for key in ("chamfer", "psnr", "mask_iou") for norm in NORMS]
         rows.append([f"{rate:g}", *cells])
     heads = [f"{norm}: {score}" for score in ("chamfer", "PSNR", "mask IoU") for norm in ("none", "CN")]
@@ -177,11 +176,11 @@ def _grid_table(results: Sequence[Result]) -> str:
 
 
 def _seconds(results: Sequence[Result]) -> list[float]:
-    return [r["seconds"] / r["training"]["steps"] for r in results]
+    return [r["seconds"] / r["run"]["steps"] for r in results]
 
 
 def _conditions(results: Sequence[Result]) -> str:
-    training = results[0]["training"]
+    training = results[0]["run"]
     return (
         f"{training['steps']} steps of 256 rays, networks 4 x 64 and 2 x 64, 24 + 24 samples; "
         f"every eighth view held out; {results[0]['machine']}."
@@ -191,10 +190,9 @@ def _conditions(results: Sequence[Result]) -> str:
 def _write(docs: Path, stem: str, text: str, results: Sequence[Result]) -> None:
     store(docs, stem, text)
     public = {}
-    for r in results:
-        training = {key: value for key, value in r["training"].items() if key != "data"}
-        public[training["name"]] = r | {"training": training}
-        public[training["name"]].pop("config")
+    for result in results:
+        run = {key: value for key, value in result["run"].items() if key != "data"}
+        public[run["name"]] = {key: value for key, value in result.items() if key != "config"} | {"run": run}
     (docs / "results" / f"{stem}.json").write_text(json.dumps(list(public.values()), indent=1) + "\n")
 
 

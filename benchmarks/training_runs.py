@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-import os
 import platform
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.memory import KEEP_FREED_MEMORY
-
-_ENVIRONMENT = {"OMP_NUM_THREADS": "1"} | KEEP_FREED_MEMORY
-_PROGRESS = "@progress"
+from benchmarks.processes import report_progress, run_program
 
 
 @dataclass(frozen=True)
@@ -67,7 +58,7 @@ class Run:
     """Also evaluates with the moving average and with the batch statistics of rendering chunks."""
 
 
-def train(run: Run) -> dict[str, Any]:
+def train(run: Run, _: Path) -> dict[str, Any]:
     """Trains and evaluates; seconds are processor seconds of this process inside training steps alone."""
     import torch
 
@@ -76,7 +67,7 @@ def train(run: Run) -> dict[str, Any]:
         folder = Path(run.keep) if run.keep else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         trainer = _trainer(run, folder)
         seconds, curve = _train_steps(run, trainer)
-        result = {"run": asdict(run), "seconds": seconds, "curve": curve, **evaluate(trainer, run.final_views)}
+        result = {"seconds": seconds, "curve": curve, **evaluate(trainer, run.final_views)}
         if run.keep:
             trainer.save_checkpoint(run.steps - 1)
         if run.statistics_at_evaluation:
@@ -144,7 +135,7 @@ def _train_steps(run: Run, trainer: Any) -> tuple[float, list[dict[str, float]]]
             curve.append({"step": step + 1, "seconds": seconds, **evaluate(trainer, run.curve_views)})
         if (step + 1) % 20 == 0 or step + 1 == run.steps:
             psnr = f", test view PSNR {curve[-1]['psnr']:.2f} dB" if curve else ""
-            print(f"{_PROGRESS} {step + 1} {seconds:.1f} s{psnr}", flush=True)
+            report_progress(step + 1, f"{seconds:.1f} s{psnr}")
     return seconds, curve
 
 
@@ -175,45 +166,6 @@ def evaluate(trainer: Any, num_views: int, statistics: str = "calibrated") -> di
     return {"psnr": sum(psnrs) / len(psnrs), "ssim": sum(ssims) / len(ssims), "views": len(psnrs)}
 
 
-def train_all(runs: Sequence[Run], folder: Path, jobs: int) -> list[dict[str, Any]]:
-    """Trains what has no result yet, `jobs` processes at a time, and returns all results in order.
-
-    Raises:
-        RuntimeError: a training failed; its log is named.
-    """
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    folder.mkdir(parents=True, exist_ok=True)
-    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")
-    with Progress(*columns) as progress, ThreadPoolExecutor(jobs) as pool:
-        return list(pool.map(lambda run: _train_in_process(run, folder, progress), runs))
-
-
-def _train_in_process(run: Run, folder: Path, progress: Any) -> dict[str, Any]:
-    path, log = folder / f"{run.name}.json", folder / f"{run.name}.log"
-    if path.exists():
-        stored = json.loads(path.read_text())
-        if stored["run"] == asdict(run):
-            return stored
-    task = progress.add_task(run.name, total=run.steps, note="starting")
-    command = [sys.executable, "-m", "benchmarks.training_runs", json.dumps(asdict(run)), str(path)]
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command, env=os.environ | _ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith(_PROGRESS):
-                _, step, note = line.split(maxsplit=2)
-                progress.update(task, completed=int(step), note=note.strip())
-            else:
-                output.write(line)
-    progress.update(task, visible=False)
-    if process.wait():
-        raise RuntimeError(f"the training {run.name} failed: see {log}")
-    return json.loads(path.read_text())
-
-
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
@@ -221,7 +173,4 @@ def _processor() -> str:
 
 
 if __name__ == "__main__":
-    finished = json.dumps(train(Run(**json.loads(sys.argv[1]))))
-    temporary = Path(sys.argv[2]).with_suffix(".tmp")
-    temporary.write_text(finished)
-    temporary.replace(sys.argv[2])
+    run_program(Run, train)

@@ -17,7 +17,8 @@ from typing import Any
 import tyro
 from rich.console import Console
 
-from benchmarks.training_runs import Run, train_all
+from benchmarks.processes import train_all
+from benchmarks.training_runs import Run
 from examples.report import table, write_page
 
 LEARNING_RATES = {"none": 5e-3, "cn": 5e-3}
@@ -76,7 +77,7 @@ def main(demo: Demo) -> None:
         )
         for norm, rate in LEARNING_RATES.items()
     ]
-    trained = train_all(runs, demo.output, demo.jobs)
+    trained = train_all(runs, demo.output, demo.jobs, "benchmarks.training_runs")
     sides = [evaluate(training, demo.output) for training in trained]
     draw(sides, demo.output / "report.png")
     rows, text = [_cells(side) for side in sides], caption(sides)

@@ -15,14 +15,14 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from examples.neus_scores import Side, evaluate
-from examples.neus_training import Training, train_all
+from benchmarks.neus_scores import EXAMPLE_SCAN, Scores, evaluate
+from benchmarks.neus_training import Training
+from benchmarks.processes import train_all
 from examples.report import table, write_page
 
 LEARNING_RATES = {"none": 5e-3, "cn": 5e-3}
 """Of each side: the tiny preset's."""
 TITLES = {"none": "neus-ref", "cn": "neus-cn"}
-SCAN = 0
 
 
 @dataclass
@@ -43,6 +43,16 @@ class Demo:
     """Trainings at a time, one thread each."""
 
 
+@dataclass
+class Side:
+    """One method's training and evaluation."""
+
+    title: str
+    seconds: float
+    config: Path
+    scores: Scores
+
+
 def main(demo: Demo) -> None:
     """Makes the scan, trains, extracts and measures surfaces, prints the table, writes report.html and report.png."""
     from examples.demo_neus_picture import draw
@@ -52,14 +62,18 @@ def main(demo: Demo) -> None:
     if not scan.exists():
         from crossnorm_ns.data.make_scene import dtu
 
-        dtu(scan, resolution=demo.resolution, views=demo.views, scan=SCAN)
+        dtu(scan, resolution=demo.resolution, views=demo.views, scan=EXAMPLE_SCAN)
     console.print(f"Training both for {demo.steps} steps of the tiny preset: some minutes.")
     trainings = [
         Training(TITLES[norm], str(scan.resolve()), norm, rate, demo.steps) for norm, rate in LEARNING_RATES.items()
     ]
-    trained = train_all(trainings, demo.output, demo.jobs)
+    trained = train_all(trainings, demo.output, demo.jobs, "benchmarks.neus_training")
     console.print("Extracting and measuring the surfaces.")
-    sides = [evaluate(training, demo.mesh_resolution, SCAN) for training in trained]
+    sides = []
+    for result in trained:
+        config = Path(result["config"])
+        scores = evaluate(config, demo.mesh_resolution, scan)
+        sides.append(Side(result["run"]["name"], result["seconds"], config, scores))
     draw(sides, demo.output / "report.png")
     rows, text = [_cells(side) for side in sides], caption(demo)
     write_page(
@@ -75,7 +89,7 @@ def main(demo: Demo) -> None:
     console.print(text)
     for side in sides:
         console.print(
-            f"python -m eval.extract_mesh --load-config {side.training['config']} --output mesh.ply",
+            f"python -m eval.extract_mesh --load-config {side.config} --output mesh.ply",
             soft_wrap=True,
             highlight=False,
         )
@@ -87,13 +101,13 @@ _HEADS = ("method", "seconds", "accuracy", "completeness", "chamfer", "PSNR", "m
 
 def _cells(side: Side) -> tuple[str, ...]:
     return (
-        side.training["training"]["name"],
-        f"{side.training['seconds']:.0f}",
-        f"{side.comparison.accuracy:.3f}",
-        f"{side.comparison.completeness:.3f}",
-        f"{side.comparison.overall:.3f}",
-        f"{side.psnr:.2f}",
-        f"{side.mask_iou:.4f}",
+        side.title,
+        f"{side.seconds:.0f}",
+        f"{side.scores.comparison.accuracy:.3f}",
+        f"{side.scores.comparison.completeness:.3f}",
+        f"{side.scores.comparison.overall:.3f}",
+        f"{side.scores.psnr:.2f}",
+        f"{side.scores.mask_iou:.4f}",
     )
 
 

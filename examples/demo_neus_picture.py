@@ -37,22 +37,23 @@ def draw(sides: Sequence[Side], path: Path) -> None:
     colors = ScalarMappable(scale, colormaps["viridis"].with_extremes(over="tab:red"))
     figure = Figure(figsize=(13.5, 2.6 * (len(sides) + 1)), dpi=150, layout="constrained")
     grid = figure.subplots(len(sides) + 1, 2 + len(VIEWPOINTS), squeeze=False)
-    _draw_picture(grid[0, 0], sides[0].truth, "a held-out view")
+    _draw_picture(grid[0, 0], sides[0].scores.truth, "a held-out view")
     grid[0, 1].set_axis_off()
     _draw_surface(grid[0, 2:], _true_surface(), GREY)
     grid[0, 0].set_ylabel("truth", fontsize=11)
     for side, error, axes in zip(sides, errors, grid[1:], strict=True):
-        axes[0].set_ylabel(side.training["training"]["name"], fontsize=11)
-        _draw_picture(axes[0], side.render, f"render, {side.psnr:.2f} dB")
-        _draw_picture(axes[1], side.normals, "normals")
-        _draw_surface(axes[2:], side.surface, colors.to_rgba(error[side.surface.faces].mean(axis=1))[:, :3])
-        axes[2].set_title(f"surface, chamfer {side.comparison.overall:.3f} mm", fontsize=9)
+        axes[0].set_ylabel(side.title, fontsize=11)
+        _draw_picture(axes[0], side.scores.render, f"render, {side.scores.psnr:.2f} dB")
+        _draw_picture(axes[1], side.scores.normals, "normals")
+        surface = side.scores.surface
+        _draw_surface(axes[2:], surface, colors.to_rgba(error[surface.faces].mean(axis=1))[:, :3])
+        axes[2].set_title(f"surface, chamfer {side.scores.comparison.overall:.3f} mm", fontsize=9)
     figure.colorbar(colors, ax=grid[1:, -1], extend="max", label="distance to the truth (mm)")
     figure.savefig(path)
 
 
 def _errors(side: Side) -> np.ndarray:
-    return KDTree(side.comparison.reference.points).query(side.surface.vertices)[0]
+    return KDTree(side.scores.comparison.reference.points).query(side.scores.surface.vertices)[0]
 
 
 def _true_surface() -> trimesh.Trimesh:

@@ -11,10 +11,10 @@ import trimesh
 
 from benchmarks import neus_results
 from benchmarks.neus_results import ABLATION, ablate, best_rate, compare
-from benchmarks.neus_runs import train_and_score
+from benchmarks.neus_scores import train_and_score
+from benchmarks.neus_training import Training
 from crossnorm_ns.data import make_scene
 from eval.run_config import read_config
-from examples.neus_training import Training
 
 CHAMFER = {("none", 5e-3): 2.0, ("cn", 1e-2): 1.5}
 """Of the best side's learning rates; any other gives 3."""
@@ -29,7 +29,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Training]:
         asked.extend(trainings)
         return [
             {
-                "training": asdict(training),
+                "run": asdict(training),
                 "config": "somewhere/config.yml",
                 "seconds": training.steps * (1.25 if training.norm == "cn" else 1.0),
                 "psnr": 20 - CHAMFER.get((training.norm, training.learning_rate), 3.0) + training.seed,
@@ -78,11 +78,11 @@ def test_tables_hold_means_and_spreads_and_no_paths(
 
 def test_best_rate_is_the_one_of_the_best_surface_and_without_a_reference_of_the_best_pictures() -> None:
     results = [
-        {"training": {"norm": "cn", "learning_rate": rate}, "psnr": psnr, "chamfer": chamfer}
+        {"run": {"norm": "cn", "learning_rate": rate}, "psnr": psnr, "chamfer": chamfer}
         for rate, psnr, chamfer in ((1e-3, 20.0, 2.0), (2e-3, 21.0, 2.5), (5e-3, 19.0, 1.5))
     ]
     assert best_rate(results, "cn") == 5e-3
-    assert best_rate([{key: r[key] for key in ("training", "psnr")} for r in results], "cn") == 2e-3
+    assert best_rate([{key: r[key] for key in ("run", "psnr")} for r in results], "cn") == 2e-3
 
 
 def test_ablation_changes_what_its_rows_say(trained: list[Training], tmp_path: Path) -> None:
@@ -96,14 +96,19 @@ def test_ablation_changes_what_its_rows_say(trained: list[Training], tmp_path: P
     assert all(f"| {label} | 10 |" in text for label in ABLATION)
 
 
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An example scan without its reference: so there is no chamfer distance."""
+    folder = tmp_path_factory.mktemp("scenes") / "scan"
+    make_scene.dtu(folder, resolution=16, views=10)
+    shutil.rmtree(folder / "Points")
+    return str(folder)
+
+
 @pytest.mark.slow
-def test_a_training_is_what_its_fields_say_and_is_scored(tmp_path: Path) -> None:
-    make_scene.dtu(tmp_path / "scan", resolution=16, views=10)
-    shutil.rmtree(tmp_path / "scan" / "Points")  # without a reference there is no chamfer distance
+def test_a_training_is_what_its_fields_say_and_is_scored(scene: str, tmp_path: Path) -> None:
     changes = {"color_norm": "ln", "variant": "released", "statistics": "batch"}
-    training = Training(
-        "run", str(tmp_path / "scan"), "bn", 2e-3, 2, 1, **changes, single_image=True, coupled_gradients=True
-    )
+    training = Training("run", scene, "bn", 2e-3, 2, 1, **changes, single_image=True, coupled_gradients=True)
     result = train_and_score(training, tmp_path, mesh_resolution=24)
     config = read_config(Path(result["config"]))
     model, datamanager = config.pipeline.model, config.pipeline.datamanager
@@ -115,9 +120,8 @@ def test_a_training_is_what_its_fields_say_and_is_scored(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_training_that_loses_its_surface_still_has_the_scores_of_its_views(tmp_path: Path) -> None:
-    make_scene.dtu(tmp_path / "scan", resolution=16, views=10)
-    training = Training("run", str(tmp_path / "scan"), "cn", 2e-3, 2, initialization="default")
+def test_a_training_that_loses_its_surface_still_has_the_scores_of_its_views(scene: str, tmp_path: Path) -> None:
+    training = Training("run", scene, "cn", 2e-3, 2, initialization="default")
     result = train_and_score(training, tmp_path, mesh_resolution=24)
     assert result["psnr"] > 0 and "chamfer" not in result
     assert not (tmp_path / "run.ply").exists()

@@ -1,17 +1,28 @@
-"""What a finished training of NeuS is worth: held-out views, and its surface beside a reference."""
+"""What a training of NeuS is worth: held-out views, and its surface beside a reference.
+
+As a program it trains and scores: what `benchmarks.neus_results` starts for each training.
+"""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.neus_training import Training, train
+from benchmarks.processes import run_program
+from benchmarks.tables import conditions
+from eval.errors import EvaluationError
+
+EXAMPLE_SCAN = 0
+"""The number of the scan that `crossnorm_ns.data.make_scene` writes."""
+
 
 @dataclass
-class Side:
-    """One method's training and evaluation."""
+class Scores:
+    """Of a finished run."""
 
-    training: dict[str, Any]
     psnr: float
     """Decibels inside the masks of the held-out views, mean over views."""
     mask_iou: float
@@ -28,13 +39,13 @@ class Side:
     """The model's, as colours, (height, width, 3)."""
 
 
-def evaluate(training: dict[str, Any], mesh_resolution: int = 0, scan: int | None = None) -> Side:
+def evaluate(config: Path, mesh_resolution: int = 0, scan: Path | None = None) -> Scores:
     """Renders the held-out views of a saved run, extracts its surface and compares it with a reference.
 
     Args:
-        training: what `train` of `examples.neus_training` returns.
+        config: config.yml of the run.
         mesh_resolution: grid points along each axis; 0 extracts no surface.
-        scan: number of the scan whose reference lies beside the pictures; None: there is none.
+        scan: folder of the example scan, whose reference the surface is compared with; None: there is none.
 
     Raises:
         EvaluationError: there is no surface, or none that the reference can be compared with.
@@ -46,7 +57,6 @@ def evaluate(training: dict[str, Any], mesh_resolution: int = 0, scan: int | Non
     from eval.extract_mesh import extract_run_mesh
     from eval.runs import load_run
 
-    config = Path(training["config"])
     run = load_run(config, device="cpu")
     model: Any = run.pipeline.model
     dataset: Any = run.pipeline.datamanager.eval_dataset
@@ -66,12 +76,38 @@ def evaluate(training: dict[str, Any], mesh_resolution: int = 0, scan: int | Non
     comparison = None
     if mesh is not None and scan is not None:
         points = sample_triangles(np.array(mesh.vertices), np.array(mesh.faces))
-        comparison = compare(points, load_reference(Path(training["training"]["data"]), scan))
-    return Side(
-        training=training,
+        comparison = compare(points, load_reference(scan, EXAMPLE_SCAN))
+    return Scores(
         psnr=float(np.mean([found["psnr_mask"] for found in metrics])),
         mask_iou=float(np.mean([found["mask_iou"] for found in metrics])),
         surface=mesh,
         comparison=comparison,
         **shown,
     )
+
+
+def train_and_score(training: Training, folder: Path, mesh_resolution: int = 160) -> dict[str, Any]:
+    """What `train` returns, and scores of held-out views and of the surface, which is kept beside the run.
+
+    Accuracy, completeness and chamfer are there where the scene has reference points beside it, as the example scan,
+    and where training has not lost the surface.
+    """
+    result, scan = train(training, folder), Path(training.data)
+    config, has_reference = Path(result["config"]), (scan / "Points").is_dir()
+    try:
+        scores = evaluate(config, mesh_resolution, scan if has_reference else None)
+    except EvaluationError as error:
+        print(error)
+        scores = evaluate(config)
+    if scores.surface is not None:
+        scores.surface.export(folder / f"{training.name}.ply")
+    result |= {"psnr": scores.psnr, "mask_iou": scores.mask_iou, "machine": conditions()}
+    if scores.comparison is not None:
+        found = scores.comparison
+        result |= {"accuracy": found.accuracy, "completeness": found.completeness, "chamfer": found.overall}
+    return result
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore", module=r"(nerfstudio|torch)\.")
+    run_program(Training, train_and_score)
