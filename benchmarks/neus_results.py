@@ -90,7 +90,7 @@ def compare(
     heads = ["norm", "learning rate", *_HEADS]
     text = "\n\n".join(
         [
-            f"Learning rates. {_conditions(grid)}",
+            f"Learning rates; the best of them is taken below. {_conditions(grid)}",
             _grid_table(grid),
             f"Seeds {list(seeds)}, mean ± standard deviation; a CN step takes {ratio:.2f} times a plain one (processor "
             f"time). {_conditions(equal_steps)}",
@@ -140,9 +140,11 @@ def ablate(
 
 
 def best_rate(results: Sequence[Result], norm: str) -> float:
-    """Learning rate of a norm with the lowest chamfer distance, or where there is none with the highest PSNR."""
+    """Learning rate of a norm with the lowest chamfer distance, or where no run has one with the highest PSNR."""
     mine = [r for r in results if r["run"]["norm"] == norm]
-    return min(mine, key=lambda r: r.get("chamfer", -r["psnr"]))["run"]["learning_rate"]
+    compared = [r for r in mine if "chamfer" in r]
+    best = min(compared, key=lambda r: r["chamfer"]) if compared else max(mine, key=lambda r: r["psnr"])
+    return best["run"]["learning_rate"]
 
 
 _HEADS = ["steps", "chamfer (mm)", "accuracy", "completeness", "PSNR in mask", "mask IoU", "seconds"]
@@ -158,11 +160,12 @@ def _cells(results: Sequence[Result]) -> list[str]:
 
 
 def _spread(results: Sequence[Result], key: str, digits: int) -> str:
-    if key not in results[0]:
+    values = [r[key] for r in results if key in r]
+    if not values:
         return "-"
-    values = [r[key] for r in results]
     spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{spread}"
+    missing = f" ({len(values)} of {len(results)})" if len(values) < len(results) else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}{missing}"
 
 
 def _grid_table(results: Sequence[Result]) -> str:

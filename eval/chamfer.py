@@ -192,7 +192,7 @@ def sample_triangles(
     """All vertices, then points on a grid over each triangle that has an area, in the triangles' order.
 
     The grid lies along two edges and is as dense as `spacing` asks for if these are at right angles; memory beside the
-    result is bounded.
+    result is that of a block of triangles, or of the largest triangle.
 
     Raises:
         EvaluationError: there would be more than `MOST_POINTS`.

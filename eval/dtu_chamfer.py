@@ -98,10 +98,10 @@ def main(arguments: Arguments) -> None:
                 progress.update(task, description=f"scan {scan}: {stage} ({100 * done // of} %)")
 
             results.append(_evaluate(arguments, scan, path, show, show_share))
+            contents = all_as_dict(results) if arguments.all is not None else results[0].as_dict()
+            if arguments.output is not None:  # after each scan: what a later one finds wrong loses nothing
+                write_atomically(arguments.output, (json.dumps(contents, indent=2, allow_nan=False) + "\n").encode())
 
-    contents = all_as_dict(results) if arguments.all is not None else results[0].as_dict()
-    if arguments.output is not None:
-        write_atomically(arguments.output, (json.dumps(contents, indent=2, allow_nan=False) + "\n").encode())
     console = Console()
     console.print(table_of_scans(results) if arguments.all is not None else results[0].summary())
     for written in (arguments.output, arguments.visualize):
@@ -244,9 +244,9 @@ def _scene_of(folder: Path, scan: int) -> Path:
 def _check_targets(arguments: Arguments) -> None:
     """Finds out before the work, not after it, that results cannot be written."""
     if arguments.output is not None:
-        if arguments.output.is_dir():
-            raise EvaluationError(f"{arguments.output} is a folder: give a file name for the result.")
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        from eval.files import check_target
+
+        check_target(arguments.output)
     if arguments.visualize is not None:
         arguments.visualize.mkdir(parents=True, exist_ok=True)
 

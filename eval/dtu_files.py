@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from eval.errors import EvaluationError
+from eval.errors import EvaluationError, first_line
 
 if TYPE_CHECKING:
     import trimesh
@@ -165,7 +165,7 @@ def _load(path: Path) -> Any:
     try:
         loaded = trimesh.load(path, process=False)
     except Exception as error:  # trimesh has no class of its own for files that it cannot read
-        raise EvaluationError(f"{path} cannot be read ({_first_line(error)}): write or copy it again.") from error
+        raise EvaluationError(f"{path} cannot be read ({first_line(error)}): write or copy it again.") from error
     return loaded.to_mesh() if isinstance(loaded, trimesh.Scene) and loaded.geometry else loaded
 
 
@@ -176,13 +176,9 @@ def _load_mat(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     try:
         contents = loadmat(path)
     except (ValueError, TypeError, KeyError, IndexError, NotImplementedError, MatReadError, OSError) as error:
-        raise EvaluationError(f"{path} cannot be read as a .mat file ({_first_line(error)}): copy it again.") from error
+        raise EvaluationError(f"{path} cannot be read as a .mat file ({first_line(error)}): copy it again.") from error
     missing = [key for key in keys if key not in contents]
     if missing:
         there = ", ".join(key for key in contents if not key.startswith("__")) or "nothing"
         raise EvaluationError(f"{path} lacks {' and '.join(missing)}, and holds {there}: is it DTU's own file?")
     return contents
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,12 +65,13 @@ def main(arguments: Arguments) -> None:
     """
     from rich.console import Console
 
-    from eval.files import write_atomically
+    from eval.files import check_target, write_atomically
 
     for option, value, least in (("resolution", arguments.resolution, 2), ("block-size", arguments.block_size, 1)):
         if value < least:
             raise EvaluationError(f"--{option} is {value}, but must be at least {least}.")
-    file_type = _check_target(arguments.output)
+    file_type = _file_type(arguments.output)
+    check_target(arguments.output)
     with _progress_bar() as progress:
         mesh = extract_run_mesh(
             arguments.load_config,
@@ -153,7 +153,7 @@ def extract_run_mesh(
     if normals or colors:
         directions, seen = _appearance(field, vertices, block_size, run.pipeline.device)
     if space == "world":
-        matrix = _world_from_unit(run.pipeline)
+        matrix = _world_from_unit(config_path.parent / "dataparser_transforms.json")
         vertices = vertices @ matrix[:3, :3].T + matrix[:3, 3]
         if directions is not None:
             directions = trimesh.util.unitize(directions @ matrix[:3, :3].T)
@@ -166,14 +166,30 @@ def extract_run_mesh(
     )
 
 
-def _world_from_unit(pipeline: Any) -> Float64[np.ndarray, "4 4"]:
-    """Similarity from the network's coordinates to the data's; nerfstudio records the other direction."""
+def _world_from_unit(path: Path) -> Float64[np.ndarray, "4 4"]:
+    """Similarity from the network's coordinates to the data's; nerfstudio keeps the other direction with the run.
+
+    Raises:
+        EvaluationError: the file is missing or holds no similarity.
+    """
+    import json
+
     import numpy as np
 
-    outputs = pipeline.datamanager.train_dataparser_outputs
     unit_from_world = np.eye(4)
-    unit_from_world[:3] = outputs.dataparser_scale * outputs.dataparser_transform.double().numpy()
-    return np.linalg.inv(unit_from_world)
+    try:
+        recorded = json.loads(path.read_text())
+        unit_from_world[:3] = recorded["scale"] * np.array(recorded["transform"], dtype=np.float64)
+        return np.linalg.inv(unit_from_world)
+    except OSError as error:
+        raise EvaluationError(
+            f"{path}, where training wrote how its coordinates lie in the world, cannot be read ({error.strerror}): "
+            "copy it beside config.yml, or take --space unit."
+        ) from error
+    except (ValueError, TypeError, KeyError, np.linalg.LinAlgError) as error:
+        raise EvaluationError(
+            f"{path} holds no scale and 3 x 4 transform that can be inverted: copy it again."
+        ) from error
 
 
 def _appearance(
@@ -196,18 +212,10 @@ def _appearance(
     return normals, colors
 
 
-def _check_target(path: Path) -> str:
-    """Finds out before the work, not after it, that the mesh cannot be written; returns trimesh's name of its type."""
+def _file_type(path: Path) -> str:
+    """trimesh's name of a file's type."""
     if path.suffix.lower() not in FILE_TYPES:
         raise EvaluationError(f"--output {path} must end in {' or '.join(FILE_TYPES)}: that says what to write.")
-    if path.is_dir():
-        raise EvaluationError(f"--output {path} is a folder: give a file name for the mesh.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EvaluationError(f"--output {path}: its folder cannot be made ({error}).") from error
-    if not os.access(path.parent, os.W_OK):
-        raise EvaluationError(f"--output {path}: no files can be written in {path.parent.absolute()}.")
     return FILE_TYPES[path.suffix.lower()]
 
 

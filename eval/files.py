@@ -1,8 +1,26 @@
 """Writing results."""
 
+import os
 from pathlib import Path
 
 from crossnorm_ns.files import atomic_file
+from eval.errors import EvaluationError
+
+
+def check_target(path: Path) -> None:
+    """Makes a result's folder, and finds out before the work, not after it, that the result cannot be written there.
+
+    Raises:
+        EvaluationError: it cannot.
+    """
+    if path.is_dir():
+        raise EvaluationError(f"--output {path} is a folder: give a file name.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EvaluationError(f"--output {path}: its folder cannot be made ({error}).") from error
+    if not os.access(path.parent, os.W_OK):
+        raise EvaluationError(f"--output {path}: no files can be written in {path.parent.absolute()}.")
 
 
 def write_atomically(path: Path, contents: bytes) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from eval.errors import EvaluationError
+from eval.errors import EvaluationError, first_line
 from eval.run_config import read_config
 
 if TYPE_CHECKING:
@@ -51,12 +51,16 @@ def load_run(config_path: Path, data: Path | None = None, device: str | None = N
     config.load_dir = config_path.resolve().parent / config.relative_model_dir
     checkpoint_path = _latest_checkpoint(config.load_dir)
     checkpoint = _load_checkpoint(checkpoint_path)
-    pipeline = config.pipeline.setup(device=_choose_device(device), test_mode="test" if load_images else "inference")
+    device = _choose_device(device)
+    try:
+        pipeline = config.pipeline.setup(device=device, test_mode="test" if load_images else "inference")
+    except ImportError as error:  # of a hash grid
+        raise EvaluationError(f"{config_path}: {first_line(error)}") from error
     try:
         pipeline.load_pipeline(checkpoint["pipeline"], checkpoint["step"])
     except RuntimeError as error:
         raise EvaluationError(
-            f"{checkpoint_path} does not fit the model in {config_path} ({_first_line(error)}): "
+            f"{checkpoint_path} does not fit the model in {config_path} ({first_line(error)}): "
             "evaluate with the versions that trained the run."
         ) from error
     pipeline.eval()
@@ -114,23 +118,28 @@ def _load_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise EvaluationError(
-            f"{path} holds more than tensors and numbers, so it is not loaded ({_first_line(error)}) "
+            f"{path} holds more than tensors and numbers, so it is not loaded ({first_line(error)}) "
             "Some schedulers of nerfstudio leave such objects: render the run with ns-render and give --renders."
         ) from error
     except (RuntimeError, EOFError, OSError) as error:
-        raise EvaluationError(f"{path} cannot be read ({_first_line(error)}): copy it again.") from error
+        raise EvaluationError(f"{path} cannot be read ({first_line(error)}): copy it again.") from error
     if not isinstance(checkpoint, dict) or not {"pipeline", "step"} <= checkpoint.keys():
         raise EvaluationError(f"{path} is no checkpoint of a nerfstudio run: it lacks the keys pipeline and step.")
     return checkpoint
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _choose_device(device: str | None) -> str:
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise EvaluationError(f"--device {device}: torch finds no GPU here; leave the option out or give cpu.")
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise EvaluationError(f"--device {device} is no device: give cpu, cuda, or cuda:1 and so on.") from error
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise EvaluationError(
+            f"--device {device}: torch finds {torch.cuda.device_count() or 'no'} GPU here; leave the option out or "
+            "give another."
+        )
     return device

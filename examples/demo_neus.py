@@ -18,6 +18,9 @@ from rich.console import Console
 from benchmarks.neus_scores import EXAMPLE_SCAN, Scores, evaluate
 from benchmarks.neus_training import Training
 from benchmarks.processes import train_all
+from crossnorm_ns.command import errors_in_one_line
+from crossnorm_ns.data.errors import DataError
+from eval.errors import EvaluationError
 from examples.report import table, write_page
 
 LEARNING_RATES = {"none": 5e-3, "cn": 5e-3}
@@ -125,4 +128,6 @@ def caption(demo: Demo) -> str:
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore", module=r"(nerfstudio|torch)\.")
-    main(tyro.cli(Demo, prog="python -m examples.demo_neus"))
+    asked = tyro.cli(Demo, prog="python -m examples.demo_neus")
+    with errors_in_one_line(EvaluationError, DataError):  # a surface that was lost, or a half-made scan
+        main(asked)

@@ -96,6 +96,37 @@ def test_mesh_before_training_is_the_initial_sphere(plain_run: Path) -> None:
         assert np.linalg.norm(mesh.center_mass - center) < 0.3 * radius
 
 
+def test_world_space_is_the_runs_own_wherever_the_scene_is_now(plain_run: Path, tmp_path: Path) -> None:
+    """With the pictures of another scan at hand, the mesh still lies where training has seen it."""
+    folder = tmp_path / "run"
+    shutil.copytree(plain_run.parent, folder)
+    mesh = extract_run_mesh(folder / "config.yml", RESOLUTION)
+    write_scan(tmp_path / "other")
+    with np.load(tmp_path / "other" / "cameras_sphere.npz") as cameras:
+        moved = {name: array.copy() for name, array in cameras.items()}
+    for name, matrix in moved.items():
+        if name.startswith("scale_mat"):
+            matrix[:3, 3] += 100
+    np.savez(tmp_path / "other" / "cameras_sphere.npz", **moved)
+    again = extract_run_mesh(folder / "config.yml", RESOLUTION, data=tmp_path / "other")
+    np.testing.assert_array_equal(mesh.vertices, again.vertices)
+
+
+@pytest.mark.parametrize(
+    ("contents", "words"), [(None, "--space unit"), ("{}", "copy it again"), ('{"scale": 0, "transform": 1}', "copy")]
+)
+def test_world_space_without_a_record_of_it_is_refused(
+    plain_run: Path, tmp_path: Path, contents: str | None, words: str
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(plain_run.parent, folder)
+    record = folder / "dataparser_transforms.json"
+    record.unlink() if contents is None else record.write_text(contents)
+    with pytest.raises(EvaluationError, match=f"dataparser_transforms.json.*{words}"):
+        extract_run_mesh(folder / "config.yml", RESOLUTION)
+    assert len(extract_run_mesh(folder / "config.yml", RESOLUTION, "unit").faces) > 0
+
+
 def test_vertices_lie_on_the_zero_set_of_the_saved_network(run: Path) -> None:
     mesh = extract_run_mesh(run, RESOLUTION, "unit")
     field = field_of(run)

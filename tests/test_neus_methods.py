@@ -24,7 +24,6 @@ from crossnorm_ns.data.dtu_dataset import DTUDataset
 from crossnorm_ns.data.uniform_sampler import UniformPixelSamplerConfig
 from crossnorm_ns.engine.schedulers import WarmupCosineSchedulerConfig
 from crossnorm_ns.engine.trainer import CrossNormTrainer, CrossNormTrainerConfig
-from crossnorm_ns.norms import norms_of
 from method_configs.neus import neus_cn, neus_cn_tiny, neus_ref, tiny_config
 
 METHODS = {"neus-cn": neus_cn, "neus-ref": neus_ref, "neus-cn-tiny": neus_cn_tiny}
@@ -122,10 +121,11 @@ def test_configuration_survives_its_yaml_file(name: str):
 
 
 @pytest.mark.parametrize("method", METHODS.values())
-def test_batches_are_of_one_picture_with_its_masks(method):
+def test_batches_are_of_one_picture_as_published_and_of_all_with_the_tiny_preset(method):
     datamanager = method.config.pipeline.datamanager
     assert isinstance(datamanager.dataparser, DTUCNDataParserConfig)
     assert isinstance(datamanager.pixel_sampler, UniformPixelSamplerConfig)
+    assert datamanager.pixel_sampler.single_image == (method is not neus_cn_tiny)
     assert datamanager._target.__args__ == (DTUDataset,)
     assert method.config.vis == "tensorboard"
     assert not method.config.mixed_precision
@@ -144,8 +144,20 @@ def test_training_is_that_of_wmask_conf(method):
     assert (config.steps_per_save, config.steps_per_eval_image) == (10_000, 2_500)
 
 
-def test_norms_are_calibrated_over_at_least_twenty_batches():
+@pytest.mark.parametrize(("statistics", "batches"), [("batch", 20), ("renorm", 1)])
+def test_batch_statistics_are_calibrated_over_twenty_batches_and_moving_averages_need_none(
+    scan: Path, tmp_path: Path, statistics: str, batches: int
+):
     assert {method.config.calibration_batches for method in METHODS.values()} == {20}
+    config = make_config(scan, tmp_path, calibration_batches=20)
+    config.pipeline.model.norm_statistics = statistics
+    trainer = make_trainer(config)
+    drawn, next_train = [], trainer.pipeline.datamanager.next_train
+    trainer.pipeline.datamanager.next_train = lambda step: (drawn.append(step), next_train(step))[1]
+    trainer.calibrate_norms()
+    assert len(drawn) == batches, "the first sets up the statistics of the norms"
+    trainer.calibrate_norms()
+    assert len(drawn) == (40 if statistics == "batch" else 1)
 
 
 def test_reference_differs_from_the_method_in_the_norms_alone():
@@ -219,7 +231,7 @@ def test_stopping_saving_and_evaluating_leave_no_trace(scan: Path, tmp_path: Pat
 
 
 def test_norms_are_initialized_on_the_first_batch_before_anything_else(scan: Path, tmp_path: Path, monkeypatch):
-    """Then the first calibration and step 0 begin with that batch; a resumed training does not begin again."""
+    """Step 0 takes that batch as well; a resumed training does not begin again."""
     config = make_config(scan, tmp_path, max_num_iterations=2)
     trainer = make_trainer(config)
     model: Any = trainer.pipeline.model
@@ -238,9 +250,9 @@ def test_norms_are_initialized_on_the_first_batch_before_anything_else(scan: Pat
     monkeypatch.setattr(model.field, "initialize_norms", record_initialization)
     trainer.train()
     assert initialized == [1], "on the first batch that is drawn, and never again"
-    assert len(drawn) == 3 + 2 + 3, "calibration, two steps, and calibration before the save"
-    assert torch.equal(drawn[0][0].origins, drawn[3][0].origins)
-    assert torch.equal(drawn[0][0].directions, drawn[3][0].directions), "step 0 takes the batch of the initialization"
+    assert len(drawn) == 1 + 2, "initialization, and two steps"
+    assert torch.equal(drawn[0][0].origins, drawn[1][0].origins)
+    assert torch.equal(drawn[0][0].directions, drawn[1][0].directions), "step 0 takes the batch of the initialization"
     assert checkpoint_of(trainer.base_dir, 1)["pipeline"]["_model.field.norms_initialized"]
 
     resumed = make_trainer(make_config(scan, tmp_path / "more", load_dir=trainer.checkpoint_dir))
@@ -281,5 +293,4 @@ def test_metrics_are_logged_while_training(scan: Path, tmp_path: Path):
     trainer = make_trainer(make_config(scan, tmp_path))
     _, losses, metrics = trainer.train_iteration(0)
     assert {"rgb_loss", "eikonal_loss", "mask_loss"} <= losses.keys()
-    assert {"psnr", "inv_s"} <= metrics.keys()
-    assert norms_of(trainer.pipeline.model)
+    assert {"psnr", "psnr_mask", "inv_s"} <= metrics.keys()

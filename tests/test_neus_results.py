@@ -82,7 +82,15 @@ def test_best_rate_is_the_one_of_the_best_surface_and_without_a_reference_of_the
         for rate, psnr, chamfer in ((1e-3, 20.0, 2.0), (2e-3, 21.0, 2.5), (5e-3, 19.0, 1.5))
     ]
     assert best_rate(results, "cn") == 5e-3
-    assert best_rate([{key: r[key] for key in ("run", "psnr")} for r in results], "cn") == 2e-3
+    without = [{key: r[key] for key in ("run", "psnr")} for r in results]
+    assert best_rate(without, "cn") == 2e-3
+    assert best_rate([results[0], *without[1:]], "cn") == 1e-3, "what has lost its surface is not the best"
+
+
+def test_means_are_over_the_runs_that_kept_their_surface_and_say_so() -> None:
+    runs = [{"chamfer": 1.0}, {}, {"chamfer": 2.0}]
+    assert neus_results._spread(runs, "chamfer", 1) == "1.5 ± 0.7 (2 of 3)"
+    assert neus_results._spread(runs[1:2], "chamfer", 1) == "-"
 
 
 def test_ablation_changes_what_its_rows_say(trained: list[Training], tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ class CrossNormTrainerConfig(TrainerConfig):
 
     _target: type = field(default_factory=lambda: CrossNormTrainer)
     calibration_batches: int = 16
-    """Training batches over which the norms' population statistics are gathered."""
+    """Training batches over which the population statistics of norms that train with the batch's are gathered."""
 
     def save_config(self) -> None:
         """Checks the data, then writes config.yml: a run that cannot start leaves nothing behind."""
@@ -88,14 +88,19 @@ class CrossNormTrainer(Trainer):
             self.config.max_num_iterations = total
 
     def calibrate_norms(self) -> None:
-        """Stores population statistics of the model's norms; draws training batches without any effect on training."""
+        """Stores population statistics of the model's norms; draws training batches without any effect on training.
+
+        Renormalised norms already have the statistics that they train with; one batch makes the first of them.
+        """
         model = self.pipeline.model
-        if not norms_of(model):
+        norms = [norm for norm in norms_of(model) if norm.formula.uses_columns]
+        to_calibrate = any(norm.statistics == "batch" for norm in norms)
+        if not to_calibrate and all(norm.domains for norm in norms):
             return
         datamanager = self.pipeline.datamanager
         count = datamanager.train_count
         with preserved_random_state():
-            calibrate(model, self._training_rays(self.config.calibration_batches))
+            calibrate(model, self._training_rays(self.config.calibration_batches if to_calibrate else 1))
         datamanager.train_count = count
 
     def _training_rays(self, batches: int) -> Iterator[tuple[RayBundle]]:

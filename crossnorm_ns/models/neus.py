@@ -224,7 +224,10 @@ class NeuSModel(Model):
         return torch.cat([colors.clamp(0, 1), opacity.clamp(0, 1)], dim=-1)
 
     def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Tensor]:
-        """PSNR in dB of the rays at hand, all and inside the mask, and 1 / s, the width of the density."""
+        """PSNR in dB of the rays at hand, all and inside the mask, and the width of the density, 1 / s.
+
+        That is `inv_s` as in nerfstudio's neus; Totoro97/NeuS gives this name to s itself.
+        """
         with torch.no_grad():
             target, mask = self._target_and_mask(batch)
             metrics = {"psnr": psnr(outputs["rgb"], target), "inv_s": 1 / self.field.sharpness()}
@@ -242,8 +245,9 @@ class NeuSModel(Model):
         eikonal = outputs["eikonal_error"].sum() / (outputs["eikonal_points"].sum() + 1e-5)
         losses = {"rgb_loss": color_error, "eikonal_loss": self.config.eikonal_loss_mult * eikonal}
         if self.uses_masks:
-            opacity = outputs["accumulation"].clamp(1e-3, 1 - 1e-3)
-            losses["mask_loss"] = self.config.mask_loss_mult * functional.binary_cross_entropy(opacity, mask)
+            with torch.autocast(self.device.type, enabled=False):  # which refuses this loss on CUDA devices
+                opacity = outputs["accumulation"].float().clamp(1e-3, 1 - 1e-3)
+                losses["mask_loss"] = self.config.mask_loss_mult * functional.binary_cross_entropy(opacity, mask)
         return losses
 
     def get_image_metrics_and_images(
