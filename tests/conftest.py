@@ -1,6 +1,7 @@
 """Shared fixtures: where the real test data lies, and one thread so that results repeat."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,15 @@ def tiny_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scenes") / "tiny"
     make_scene.blender(folder, resolution=24, train=6, val=1, test=2, supersampling=1)
     return folder
+
+
+@pytest.fixture
+def own_writers() -> Iterator[None]:
+    """nerfstudio's event writers are global; each training of a test starts with none."""
+    from nerfstudio.utils import writer
+
+    before = (writer.EVENT_WRITERS[:], writer.EVENT_STORAGE[:], writer.GLOBAL_BUFFER.copy())
+    yield
+    writer.EVENT_WRITERS[:], writer.EVENT_STORAGE[:] = before[:2]
+    writer.GLOBAL_BUFFER.clear()
+    writer.GLOBAL_BUFFER.update(before[2])

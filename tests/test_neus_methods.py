@@ -1,9 +1,7 @@
 """The NeuS methods as a user meets them, and trainings that resume exactly."""
 
-import copy
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -14,30 +12,19 @@ import torch
 import yaml
 from nerfstudio.configs.method_configs import all_descriptions, all_methods
 from nerfstudio.scripts import eval as ns_eval
-from nerfstudio.scripts import train as ns_train
-from nerfstudio.utils import writer
 from nerfstudio.utils.eval_utils import eval_setup
+from trainings import checkpoint_of, configured, differences, make_trainer, train
 
 from crossnorm_ns.data import make_scene
 from crossnorm_ns.data.dtu_dataparser import DTUCNDataParserConfig
 from crossnorm_ns.data.dtu_dataset import DTUDataset
 from crossnorm_ns.data.uniform_sampler import UniformPixelSamplerConfig
 from crossnorm_ns.engine.schedulers import WarmupCosineSchedulerConfig
-from crossnorm_ns.engine.trainer import CrossNormTrainer, CrossNormTrainerConfig
+from crossnorm_ns.engine.trainer import CrossNormTrainerConfig
 from method_configs.neus import neus_cn, neus_cn_tiny, neus_ref, tiny_config
 
 METHODS = {"neus-cn": neus_cn, "neus-ref": neus_ref, "neus-cn-tiny": neus_cn_tiny}
-NEVER = 10**9
-
-
-@pytest.fixture(autouse=True)
-def own_writers() -> Iterator[None]:
-    """nerfstudio's event writers are global; each training of a test starts with none."""
-    before = (writer.EVENT_WRITERS[:], writer.EVENT_STORAGE[:], writer.GLOBAL_BUFFER.copy())
-    yield
-    writer.EVENT_WRITERS[:], writer.EVENT_STORAGE[:] = before[:2]
-    writer.GLOBAL_BUFFER.clear()
-    writer.GLOBAL_BUFFER.update(before[2])
+pytestmark = pytest.mark.usefixtures("own_writers")
 
 
 @pytest.fixture(scope="module")
@@ -58,48 +45,7 @@ def make_config(scan: Path, output: Path, norm: str = "cn", **changes: Any) -> C
     model.num_samples = model.num_importance = 8
     field = model.sdf_field
     field.sdf_width, field.num_features, field.color_width, field.point_degrees = 16, 8, 8, 3
-    config.calibration_batches = 3
-    config.machine.device_type = "cpu"
-    config.data, config.output_dir, config.timestamp = scan, output, "run"
-    config.steps_per_save = config.steps_per_eval_batch = NEVER
-    config.steps_per_eval_image = config.steps_per_eval_all_images = NEVER
-    for name, value in changes.items():
-        assert hasattr(config, name)
-        setattr(config, name, value)
-    return config
-
-
-def train(config: CrossNormTrainerConfig) -> Path:
-    """What ns-train does with a configuration; the run's folder."""
-    ns_train.main(copy.deepcopy(config))
-    return config.output_dir / "tiny" / "neus-cn-tiny" / "run"
-
-
-def checkpoint_of(run: Path, step: int) -> dict[str, Any]:
-    path = run / "nerfstudio_models" / f"step-{step:09d}.ckpt"
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def make_trainer(config: CrossNormTrainerConfig) -> CrossNormTrainer:
-    config.pipeline.datamanager.data = config.data
-    ns_train._set_random_seed(config.machine.seed)
-    trainer: Any = config.setup(local_rank=0, world_size=1)
-    trainer.setup()
-    return trainer
-
-
-def differences(one: Any, other: Any, path: str = "") -> list[str]:
-    """Where two nested states differ by as much as one bit; Python's generator is the type checker's too."""
-    if path.endswith("/python"):
-        return []
-    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
-        return [found for key in one for found in differences(one[key], other[key], f"{path}/{key}")]
-    if isinstance(one, list | tuple) and type(one) is type(other) and len(one) == len(other):
-        pairs = enumerate(zip(one, other, strict=True))
-        return [found for i, pair in pairs for found in differences(*pair, f"{path}/{i}")]
-    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        return [] if one.dtype == other.dtype and torch.equal(one, other) else [path]
-    return [] if type(one) is type(other) and one == other else [path]
+    return configured(config, scan, output, **changes)
 
 
 # --- Configurations
@@ -213,9 +159,9 @@ def test_schedule_without_an_end_says_what_to_do():
 @pytest.mark.parametrize("norm", ["none", "cn"])
 def test_stopping_saving_and_evaluating_leave_no_trace(scan: Path, tmp_path: Path, norm: str):
     """Eight steps in one go, with saves and evaluations on the way, and as four and four more: the same bits."""
-    one_go = checkpoint_of(train(make_config(scan, tmp_path / "one go", norm)), 7)
+    one_go = checkpoint_of(train(make_config(scan, tmp_path / "one go", norm)))
     often = {"steps_per_save": 3, "steps_per_eval_batch": 2, "steps_per_eval_image": 3, "steps_per_eval_all_images": 5}
-    busy = checkpoint_of(train(make_config(scan, tmp_path / "busy", norm, **often)), 7)
+    busy = checkpoint_of(train(make_config(scan, tmp_path / "busy", norm, **often)))
 
     def with_end_at_8(config: CrossNormTrainerConfig) -> CrossNormTrainerConfig:
         config.optimizers["fields"]["scheduler"].max_steps = 8
@@ -223,9 +169,9 @@ def test_stopping_saving_and_evaluating_leave_no_trace(scan: Path, tmp_path: Pat
 
     first = train(with_end_at_8(make_config(scan, tmp_path / "first", norm, max_num_iterations=4)))
     folder = first / "nerfstudio_models"
-    resumed = checkpoint_of(train(make_config(scan, tmp_path / "second", norm, load_dir=folder)), 7)
+    resumed = checkpoint_of(train(make_config(scan, tmp_path / "second", norm, load_dir=folder)))
     assert one_go["optimizers"]["fields"]["state"][0]["step"] == 8
-    assert differences(one_go, checkpoint_of(first, 3)), "four steps must differ from eight"
+    assert differences(one_go, checkpoint_of(first)), "four steps must differ from eight"
     assert differences(one_go, busy) == []
     assert differences(one_go, resumed) == []
 
@@ -253,7 +199,7 @@ def test_norms_are_initialized_on_the_first_batch_before_anything_else(scan: Pat
     assert len(drawn) == 1 + 2, "initialization, and two steps"
     assert torch.equal(drawn[0][0].origins, drawn[1][0].origins)
     assert torch.equal(drawn[0][0].directions, drawn[1][0].directions), "step 0 takes the batch of the initialization"
-    assert checkpoint_of(trainer.base_dir, 1)["pipeline"]["_model.field.norms_initialized"]
+    assert checkpoint_of(trainer.base_dir)["pipeline"]["_model.field.norms_initialized"]
 
     resumed = make_trainer(make_config(scan, tmp_path / "more", load_dir=trainer.checkpoint_dir))
     assert resumed.pipeline.model.field.norms_initialized
@@ -285,7 +231,7 @@ def test_evaluation_writes_metrics_of_held_out_views(scan: Path, tmp_path: Path)
 def test_training_without_masks_has_a_background_network(scan: Path, tmp_path: Path):
     config = make_config(scan, tmp_path, max_num_iterations=2)
     config.pipeline.model.mask_loss_mult, config.pipeline.model.num_samples_outside = 0.0, 4
-    names = checkpoint_of(train(config), 1)["pipeline"]
+    names = checkpoint_of(train(config))["pipeline"]
     assert any(name.startswith("_model.background_field.") for name in names)
 
 

@@ -1,10 +1,9 @@
 """Training that can be stopped, killed and resumed at any moment without a trace in its result."""
 
-import copy
 import os
 import random
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from nerfstudio.scripts import train as ns_train
-from nerfstudio.utils import writer
 from nerfstudio.utils.eval_utils import eval_setup
+from trainings import checkpoint_of, configured, differences, load, make_trainer, train
 
 from crossnorm_ns.engine import trainer as trainer_module
 from crossnorm_ns.engine.random_state import capture_random_state, preserved_random_state, restore_random_state
@@ -21,18 +20,8 @@ from crossnorm_ns.engine.trainer import CrossNormTrainer, CrossNormTrainerConfig
 from crossnorm_ns.norms import norms_of
 from method_configs.mipnerf import tiny_config
 
-NEVER = 10**9
+pytestmark = pytest.mark.usefixtures("own_writers")
 FOLDER_FROM_STEP = "nerfstudio_models/step-{:09d}.ckpt"
-
-
-@pytest.fixture(autouse=True)
-def own_writers() -> Iterator[None]:
-    """nerfstudio's event writers are global; each training of a test starts with none."""
-    before = (writer.EVENT_WRITERS[:], writer.EVENT_STORAGE[:], writer.GLOBAL_BUFFER.copy())
-    yield
-    writer.EVENT_WRITERS[:], writer.EVENT_STORAGE[:] = before[:2]
-    writer.GLOBAL_BUFFER.clear()
-    writer.GLOBAL_BUFFER.update(before[2])
 
 
 def make_config(scene: Path, output: Path, norm: str = "cn", **changes: Any) -> CrossNormTrainerConfig:
@@ -43,62 +32,7 @@ def make_config(scene: Path, output: Path, norm: str = "cn", **changes: Any) -> 
     config.pipeline.datamanager.eval_num_rays_per_batch = 32
     model: Any = config.pipeline.model
     model.width, model.head_width, model.num_samples, model.point_degrees = 8, 8, 6, 4
-    config.calibration_batches = 3
-    config.machine.device_type = "cpu"
-    config.data, config.output_dir, config.timestamp = scene, output, "run"
-    config.steps_per_save = config.steps_per_eval_batch = NEVER
-    config.steps_per_eval_image = config.steps_per_eval_all_images = NEVER
-    for name, value in changes.items():
-        assert hasattr(config, name)
-        setattr(config, name, value)
-    return config
-
-
-def run_folder(config: CrossNormTrainerConfig) -> Path:
-    return config.output_dir / "tiny" / "mipnerf-cn-tiny" / "run"
-
-
-def train(config: CrossNormTrainerConfig) -> Path:
-    """What ns-train does with a configuration; the run's folder."""
-    ns_train.main(copy.deepcopy(config))
-    return run_folder(config)
-
-
-def load(path: Path) -> dict[str, Any]:
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def checkpoint_of(run: Path) -> dict[str, Any]:
-    """The newest checkpoint as nerfstudio finds it: any other file name in the folder makes this fail."""
-    names = os.listdir(run / "nerfstudio_models")
-    step = sorted(int(name[name.find("-") + 1 : name.find(".")]) for name in names)[-1]
-    return load(run / FOLDER_FROM_STEP.format(step))
-
-
-def make_trainer(config: CrossNormTrainerConfig) -> CrossNormTrainer:
-    config.pipeline.datamanager.data = config.data
-    config.save_config()
-    ns_train._set_random_seed(config.machine.seed)
-    trainer: Any = config.setup(local_rank=0, world_size=1)
-    trainer.setup()
-    return trainer
-
-
-def differences(one: Any, other: Any, path: str = "") -> list[str]:
-    """Where two nested states differ by as much as one bit.
-
-    Python's own generator is left out: the type checker of the tests draws from it.
-    """
-    if path.endswith("/python"):
-        return []
-    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
-        return [found for key in one for found in differences(one[key], other[key], f"{path}/{key}")]
-    if isinstance(one, list | tuple) and type(one) is type(other) and len(one) == len(other):
-        pairs = enumerate(zip(one, other, strict=True))
-        return [found for i, pair in pairs for found in differences(*pair, f"{path}/{i}")]
-    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        return [] if one.dtype == other.dtype and torch.equal(one, other) else [path]
-    return [] if type(one) is type(other) and one == other else [path]
+    return configured(config, scene, output, **changes)
 
 
 # --- Resuming

@@ -28,3 +28,8 @@ def prune_others(path: Path) -> None:
     for other in path.parent.glob("*.ckpt"):
         if other != path:
             other.unlink(missing_ok=True)
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of the highest step, None where there is none."""
+    return max(folder.glob("step-*.ckpt"), default=None)

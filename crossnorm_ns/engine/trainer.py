@@ -15,9 +15,12 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.misc import step_check
 from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
 
 from crossnorm_ns.data.errors import DataError
-from crossnorm_ns.engine.checkpoints import prune_others, save_atomically
+from crossnorm_ns.engine.checkpoints import latest_checkpoint, prune_others, save_atomically
+from crossnorm_ns.engine.finite import NonFiniteError, first_non_finite
+from crossnorm_ns.engine.interruption import InterruptedTraining, noted_signals
 from crossnorm_ns.engine.random_state import capture_random_state, preserved_random_state, restore_random_state
 from crossnorm_ns.norms import calibrate, norms_of
 
@@ -57,6 +60,7 @@ class CrossNormTrainer(Trainer):
         elif config.machine.device_type == "cuda":
             CONSOLE.print(f"Training on {torch.cuda.get_device_name(local_rank)}.")
         self._random_state: dict[str, Any] | None = None
+        self._signals: list[int] = []
         super().__init__(config, local_rank, world_size)
 
     def setup_optimizers(self) -> Optimizers:
@@ -70,7 +74,11 @@ class CrossNormTrainer(Trainer):
         return Optimizers(groups, self.pipeline.get_param_groups())
 
     def train(self) -> None:
-        """Trains from where the loaded checkpoint stopped up to `max_num_iterations`."""
+        """Trains from where the loaded checkpoint stopped up to `max_num_iterations`.
+
+        SIGINT and SIGTERM end it after the step at hand, which is saved. Numbers that are no longer finite end it at
+        once, and nothing is saved.
+        """
         total = self.config.max_num_iterations
         if self._start_step >= total:
             CONSOLE.print(
@@ -83,9 +91,41 @@ class CrossNormTrainer(Trainer):
             self.calibrate_norms()  # a viewer renders before the first step
         self.config.max_num_iterations = total - self._start_step
         try:
-            super().train()
+            with noted_signals() as self._signals:
+                super().train()
+        except InterruptedTraining:
+            self.save_checkpoint(self.step)
+            CONSOLE.print(f"Stopped by a signal, saved after step {self.step}: resume with --load-dir.")
+            sys.exit(128 + self._signals[0])
+        except NonFiniteError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
         finally:
             self.config.max_num_iterations = total
+
+    def train_iteration(self, step: int) -> Any:
+        """nerfstudio's, which ends the training where a number is not finite, or after a signal."""
+        outputs = super().train_iteration(step)
+        culprit = first_non_finite(self._numbers(outputs[1]))
+        if culprit is not None:
+            good = latest_checkpoint(self.checkpoint_dir) or self.config.load_checkpoint or self.config.load_dir
+            raise NonFiniteError(
+                f"step {step}: {culprit} is not finite, training stops; the last good checkpoint is {good or 'none'}. "
+                "Is the learning rate too high, or a number of the data not finite?"
+            )
+        if self._signals:
+            raise InterruptedTraining
+        return outputs
+
+    def _numbers(self, losses: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Everything that a step computes or changes; gradients that a scaler watches over are its own affair."""
+        yield from ((f"the loss {name}", loss) for name, loss in losses.items())
+        model = self.pipeline.model
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None and not self.grad_scaler.is_enabled():
+                yield f"the gradient of {name}", parameter.grad
+            yield f"the parameter {name}", parameter
+        yield from ((f"the statistic {name}", buffer) for name, buffer in model.named_buffers())
 
     def calibrate_norms(self) -> None:
         """Stores population statistics of the model's norms; draws training batches without any effect on training.

@@ -1,0 +1,127 @@
+"""Trainings that are asked to stop, and trainings whose numbers go bad."""
+
+import math
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_trainer import make_config
+from trainings import checkpoint_of, differences, make_trainer, run_folder, train
+
+from crossnorm_ns.engine.finite import first_non_finite
+from crossnorm_ns.engine.interruption import noted_signals
+from crossnorm_ns.engine.trainer import CrossNormTrainer
+
+pytestmark = pytest.mark.usefixtures("own_writers")
+
+
+# --- Signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_a_training_after_the_step_at_hand_and_it_resumes_exactly(
+    tiny_scene: Path, tmp_path: Path, number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one_go = train(make_config(tiny_scene, tmp_path / "one", max_num_iterations=8))
+    trainer = make_trainer(make_config(tiny_scene, tmp_path / "first", max_num_iterations=8))
+    get_loss = trainer.pipeline.get_train_loss_dict
+
+    def interrupted(step: int) -> Any:
+        if step == 4:
+            os.kill(os.getpid(), number)
+        return get_loss(step=step)
+
+    trainer.pipeline.get_train_loss_dict = interrupted
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as end:
+        trainer.train()
+    assert end.value.code == 128 + number
+    assert signal.getsignal(number) is before
+    assert "saved after step 4" in " ".join(capsys.readouterr().out.split())
+    folder = trainer.checkpoint_dir
+    assert os.listdir(folder) == ["step-000000004.ckpt"]
+    second = train(make_config(tiny_scene, tmp_path / "second", max_num_iterations=8, load_dir=folder))
+    assert differences(checkpoint_of(one_go), checkpoint_of(second)) == []
+
+
+def test_a_second_signal_ends_it_at_once() -> None:
+    with pytest.raises(KeyboardInterrupt), noted_signals() as noted:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert noted == [signal.SIGINT]
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+# --- Numbers
+
+
+def test_first_tensor_that_is_not_finite_is_named() -> None:
+    good, ints = torch.ones(3, requires_grad=True), torch.tensor([1, 2])
+    assert first_non_finite([]) is None
+    assert first_non_finite([("good", good), ("ints", ints), ("empty", torch.empty(0))]) is None
+    for bad in (math.nan, math.inf, -math.inf):
+        tensors = [("good", good), ("bad", torch.tensor([[0.0, bad]], dtype=torch.float16)), ("after", good * bad)]
+        assert first_non_finite(tensors) == "bad"
+
+
+def test_huge_numbers_are_finite() -> None:
+    assert first_non_finite([("huge", torch.full((100,), 3e38))]) is None
+
+
+def plant_in_image(trainer: CrossNormTrainer) -> None:
+    loader: Any = trainer.pipeline.datamanager.train_image_dataloader
+    loader.cached_collated_batch["image"][:] = math.nan
+
+
+def plant_in_camera(trainer: CrossNormTrainer) -> None:
+    generator: Any = trainer.pipeline.datamanager.train_ray_generator
+    generator.cameras.camera_to_worlds[:, 0, 3] = math.nan
+
+
+def plant_in_weight(trainer: CrossNormTrainer) -> None:
+    dict(trainer.pipeline.model.named_parameters())["field.trunk.layers.3.weight"].data[0, 0] = math.inf
+
+
+def plant_in_statistic(trainer: CrossNormTrainer) -> None:
+    name = "field.trunk.layers.3.norm.domains.fine.running_var"
+    dict(trainer.pipeline.model.named_buffers())[name][0] = math.nan
+
+
+def raise_learning_rate(trainer: CrossNormTrainer) -> None:
+    trainer.optimizers.optimizers["fields"].param_groups[0]["lr"] = 1e38
+
+
+@pytest.mark.parametrize(
+    ("plant", "culprit"),
+    [
+        (plant_in_image, "the loss "),
+        (plant_in_camera, "the loss "),
+        (plant_in_weight, "the loss "),
+        (plant_in_statistic, "the statistic field.trunk.layers.3.norm.domains.fine."),
+        (raise_learning_rate, ""),
+    ],
+)
+def test_numbers_that_are_not_finite_end_a_training_and_leave_the_last_good_checkpoint(
+    tiny_scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], plant: Any, culprit: str
+) -> None:
+    config = make_config(tiny_scene, tmp_path, max_num_iterations=20, steps_per_save=3)
+    trainer = make_trainer(config)
+    train_iteration = trainer.train_iteration
+
+    def planted(step: int) -> Any:
+        if step == 5:
+            plant(trainer)
+        return train_iteration(step)
+
+    trainer.train_iteration = planted
+    with pytest.raises(SystemExit) as end:
+        trainer.train()
+    assert end.value.code == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    good = run_folder(config) / "nerfstudio_models" / "step-000000003.ckpt"
+    assert error.startswith(("error: step 5: " + culprit, "error: step 6: " + culprit))
+    assert f"the last good checkpoint is {good}" in error
+    assert os.listdir(good.parent) == [good.name]
+    assert first_non_finite(checkpoint_of(run_folder(config))["pipeline"].items()) is None
