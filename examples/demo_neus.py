@@ -23,7 +23,7 @@ from crossnorm_ns.data.errors import DataError
 from eval.errors import EvaluationError
 from examples.report import table, write_page
 
-LEARNING_RATES = {"none": 5e-3, "cn": 5e-3}
+LEARNING_RATES = {"none": 2e-3, "cn": 2e-3}
 """Of each side: the tiny preset's."""
 TITLES = {"none": "neus-ref", "cn": "neus-cn"}
 

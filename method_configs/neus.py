@@ -58,7 +58,7 @@ def _config(
 def tiny_config(
     method_name: str,
     norm: NormChoice,
-    learning_rate: float = 5e-3,
+    learning_rate: float = 2e-3,
     steps: int = 1500,
     color_norm: NormChoice | None = None,
 ) -> CrossNormTrainerConfig:

@@ -47,7 +47,7 @@ class NeuSModelConfig(ModelConfig):
     sdf_norm: NormChoice = "cn"
     """Norm before each Softplus of the signed distance's network: none, batch, layer, global or cross normalization.
     Learning rates: the full-size methods keep the published 5e-4 (--optimizers.fields.optimizer.lr), not tuned for
-    norms; the tiny preset has 5e-3."""
+    norms; the tiny preset has 2e-3, the best of four for both sides (docs/RESULTS.md)."""
     color_norm: NormChoice = "cn"
     """Norm before each ReLU of the colour's network."""
     norm_variant: Literal["paper", "released"] = "paper"
