@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from benchmarks.neus_pictures import draw_surfaces
 from benchmarks.neus_training import Training
 from benchmarks.processes import Result, train_all
 from benchmarks.tables import store, table
@@ -67,7 +68,7 @@ def compare(
         seeds: one training each.
         downscale_factor: of the pictures.
         output: keeps runs, surfaces and results.
-        docs: where results/neus-NAME.json and .md go.
+        docs: where results/neus-NAME.json, .md and images/neus-NAME.png go.
         jobs: trainings at a time, one thread each.
     """
     base = Training("", str(data.resolve()), "cn", 5e-3, steps, downscale_factor=downscale_factor)
@@ -98,6 +99,10 @@ def compare(
         ]
     )
     _write(docs, f"neus-{name}", text, [*grid, *equal_steps, *sides["cn, equal seconds"]])
+    files = {f"{norm}, seed {seeds[0]}": output / f"{sides[norm][0]['run']['name']}.ply" for norm in NORMS}
+    there = {label: file for label, file in files.items() if file.exists()}
+    if there:
+        draw_surfaces(there, data, docs / "images" / f"neus-{name}.png")
 
 
 def ablate(

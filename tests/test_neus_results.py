@@ -6,10 +6,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import trimesh
+from dtu_scans import write_scan
+from PIL import Image
 
 from benchmarks import neus_results
+from benchmarks.neus_pictures import draw_surfaces
 from benchmarks.neus_results import ABLATION, ablate, best_rate, compare
 from benchmarks.neus_scores import train_and_score
 from benchmarks.neus_training import Training
@@ -133,3 +137,16 @@ def test_a_training_that_loses_its_surface_still_has_the_scores_of_its_views(sce
     result = train_and_score(training, tmp_path, mesh_resolution=24)
     assert result["psnr"] > 0 and "chamfer" not in result
     assert not (tmp_path / "run.ply").exists()
+
+
+def test_surfaces_are_drawn_as_the_scenes_cameras_see_them(tmp_path: Path) -> None:
+    write_scan(tmp_path / "scan")
+    ball, drawn = tmp_path / "ball.ply", tmp_path / "drawn.png"
+    trimesh.creation.icosphere(radius=50).apply_translation([40, -25, -620]).export(ball)
+    draw_surfaces({"ball": ball, "again": ball}, tmp_path / "scan", drawn)
+    with Image.open(drawn) as picture:
+        grey = np.asarray(picture.convert("RGB")).astype(int)
+    is_surface = (np.ptp(grey, axis=-1) == 0) & (grey[..., 0] > 0.3 * 0.8 * 255) & (grey[..., 0] < 0.81 * 255)
+    share = is_surface.mean(axis=1)
+    assert grey.shape[:2] == (600, 900)
+    assert share[150] > 0.4 and share[450] > 0.4, "a row of three balls for each surface"
