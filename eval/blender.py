@@ -46,6 +46,8 @@ class Arguments:
     """With --load-config: folder for the renders as 8-bit PNG, named as the test frames."""
     device: str | None = None
     """With --load-config: where to render (cpu, cuda, cuda:1, ...). By default the GPU if there is one."""
+    allow_outside: bool = False
+    """Reads pictures outside of the scene's folder where its json files name such."""
 
 
 def main(arguments: Arguments) -> None:
@@ -107,20 +109,21 @@ def _check_options(arguments: Arguments) -> None:
 def _open_views(arguments: Arguments) -> "Views":
     from eval.views import views_of_renders, views_of_run
 
+    outside = arguments.allow_outside
     if arguments.load_config is not None:
-        return views_of_run(arguments.load_config, arguments.data, arguments.device, arguments.every)
+        return views_of_run(arguments.load_config, arguments.data, arguments.device, arguments.every, outside)
     assert arguments.renders is not None and arguments.data is not None, "checked before"
     factor = 1 if arguments.downscale_factor is None else arguments.downscale_factor
-    return views_of_renders(arguments.renders, arguments.data, factor, arguments.every)
+    return views_of_renders(arguments.renders, arguments.data, factor, arguments.every, outside)
 
 
 def _check_targets(arguments: Arguments, scene: Path) -> None:
     """Finds out before the work, not after it, that results cannot be written."""
+    from eval.files import check_target
+
     for file in (arguments.output, arguments.sheet):
         if file is not None:
-            if file.is_dir():
-                raise EvaluationError(f"{file} is a folder: give a file name for the result.")
-            file.parent.mkdir(parents=True, exist_ok=True)
+            check_target(file)
     if arguments.save_renders is not None:
         if arguments.save_renders.resolve().is_relative_to(scene):
             raise EvaluationError(

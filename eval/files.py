@@ -14,13 +14,13 @@ def check_target(path: Path) -> None:
         EvaluationError: it cannot.
     """
     if path.is_dir():
-        raise EvaluationError(f"--output {path} is a folder: give a file name.")
+        raise EvaluationError(f"{path} is a folder: give a file name for the result.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise EvaluationError(f"--output {path}: its folder cannot be made ({error}).") from error
+        raise EvaluationError(f"{path}: its folder cannot be made ({error}).") from error
     if not os.access(path.parent, os.W_OK):
-        raise EvaluationError(f"--output {path}: no files can be written in {path.parent.absolute()}.")
+        raise EvaluationError(f"{path}: no files can be written in {path.parent.absolute()}.")
 
 
 def write_atomically(path: Path, contents: bytes) -> None:

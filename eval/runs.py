@@ -27,7 +27,13 @@ class Run(NamedTuple):
     """Training step of the checkpoint, counted from 0."""
 
 
-def load_run(config_path: Path, data: Path | None = None, device: str | None = None, load_images: bool = True) -> Run:
+def load_run(
+    config_path: Path,
+    data: Path | None = None,
+    device: str | None = None,
+    load_images: bool = True,
+    allow_outside: bool = False,
+) -> Run:
     """Loads the latest checkpoint of a run, with the training and the test images.
 
     Args:
@@ -37,6 +43,7 @@ def load_run(config_path: Path, data: Path | None = None, device: str | None = N
             the run was started (as far as the file's place tells), then from the working directory.
         device: "cpu", "cuda", "cuda:1", ...; none takes a GPU where there is one.
         load_images: Reads the images; without them the model is not fit for rendering the run's views.
+        allow_outside: Reads pictures outside of the scene's folder where its files name such, whatever the file says.
 
     Raises:
         EvaluationError: the file is no run's configuration, its data or checkpoint is missing or unreadable, or
@@ -47,7 +54,7 @@ def load_run(config_path: Path, data: Path | None = None, device: str | None = N
 
     if not isinstance(config, TrainerConfig):
         raise EvaluationError(f"{config_path} holds a {type(config).__name__}, not a run: give a run's config.yml.")
-    _set_data(config, config_path.resolve(), data)
+    _set_data(config, config_path.resolve(), data, allow_outside)
     config.load_dir = config_path.resolve().parent / config.relative_model_dir
     checkpoint_path = _latest_checkpoint(config.load_dir)
     checkpoint = _load_checkpoint(checkpoint_path)
@@ -67,9 +74,11 @@ def load_run(config_path: Path, data: Path | None = None, device: str | None = N
     return Run(config, pipeline, checkpoint_path, checkpoint["step"])
 
 
-def _set_data(config: "TrainerConfig", config_path: Path, data: Path | None) -> None:
+def _set_data(config: "TrainerConfig", config_path: Path, data: Path | None, allow_outside: bool) -> None:
     datamanager: Any = config.pipeline.datamanager
     dataparser = getattr(datamanager, "dataparser", None)
+    if hasattr(dataparser, "allow_outside"):
+        dataparser.allow_outside = allow_outside
     recorded = datamanager.data or getattr(dataparser, "data", None)
     if data is None:
         if recorded is None:

@@ -33,7 +33,9 @@ class Views(NamedTuple):
     """In order; each is read or rendered when it is asked for."""
 
 
-def views_of_renders(folder: Path, scene: Path, downscale_factor: int = 1, every: int = 1) -> Views:
+def views_of_renders(
+    folder: Path, scene: Path, downscale_factor: int = 1, every: int = 1, allow_outside: bool = False
+) -> Views:
     """Test views whose renders are pictures in a folder, written by any system.
 
     Args:
@@ -41,12 +43,13 @@ def views_of_renders(folder: Path, scene: Path, downscale_factor: int = 1, every
         scene: Scene in Blender format.
         downscale_factor: How many times smaller than the scene's pictures the renders are.
         every: Frames 0, every, 2 * every, ... are evaluated.
+        allow_outside: Reads true pictures outside of the scene's folder where its json file names such.
 
     Raises:
         EvaluationError: renders are missing, ambiguous, superfluous or of another size.
         DataError: the scene cannot be read.
     """
-    split = read_split(scene, "test", downscale_factor)
+    split = read_split(scene, "test", downscale_factor, allow_outside)
     files = match_renders(folder, split.names, every)
     check_renders(files, split.width, split.height)
 
@@ -59,7 +62,13 @@ def views_of_renders(folder: Path, scene: Path, downscale_factor: int = 1, every
     return Views(subject, frames())
 
 
-def views_of_run(config_path: Path, data: Path | None = None, device: str | None = None, every: int = 1) -> Views:
+def views_of_run(
+    config_path: Path,
+    data: Path | None = None,
+    device: str | None = None,
+    every: int = 1,
+    allow_outside: bool = False,
+) -> Views:
     """Test views that a finished nerfstudio run on a Blender scene renders, at the resolution it was trained at.
 
     Args:
@@ -67,17 +76,18 @@ def views_of_run(config_path: Path, data: Path | None = None, device: str | None
         data: Scene folder instead of the one in the file.
         device: Where to render; none takes a GPU where there is one.
         every: Frames 0, every, 2 * every, ... are evaluated.
+        allow_outside: Reads true pictures outside of the scene's folder where its json file names such.
 
     Raises:
         EvaluationError: the run cannot be loaded, or its test images are not those of a Blender scene.
         DataError: the scene cannot be read.
     """
-    run = load_run(config_path, data, device)
+    run = load_run(config_path, data, device, allow_outside=allow_outside)
     dataset: Any = run.pipeline.datamanager.eval_dataset
     datamanager: Any = run.config.pipeline.datamanager
     parser = datamanager.dataparser
     scene, downscale_factor = Path(parser.data), int(getattr(parser, "downscale_factor", None) or 1)
-    split = read_split(scene, "test", downscale_factor)
+    split = read_split(scene, "test", downscale_factor, allow_outside)
     cameras = dataset.cameras
     if [path.resolve() for path in dataset.image_filenames] != [path.resolve() for path in split.image_paths]:
         raise EvaluationError(f"{config_path}: its test images are not those of transforms_test.json in {scene}.")

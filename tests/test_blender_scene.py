@@ -103,6 +103,26 @@ def test_focal_length_of_official_scenes_is_the_known_one(shared_data: Path) -> 
     assert 8 * lego.focal == pytest.approx(1111.1110, abs=1e-3)
 
 
+@pytest.mark.parametrize("place", ["../r_0", "./train/../../r_0", "absolute"])
+def test_pictures_outside_of_the_scene_are_read_only_where_that_is_allowed(scene: Path, place: str) -> None:
+    (scene / "train" / "r_0.png").rename(scene.parent / "r_0.png")
+    path = scene / "transforms_train.json"
+    contents = json.loads(path.read_text())
+    contents["frames"][0]["file_path"] = str(scene.parent / "r_0") if place == "absolute" else place
+    path.write_text(json.dumps(contents))
+    for read in (lambda: read_split(scene, "train"), lambda: check_scene(scene, ["train"])):
+        with pytest.raises(DataError, match=r"frame 0: its picture .* lies outside .*--allow-outside"):
+            read()
+    check_scene(scene, ["train"], allow_outside=True)
+    assert read_split(scene, "train", allow_outside=True).image_paths[0].resolve() == scene.parent / "r_0.png"
+
+
+def test_detours_within_the_scene_are_no_matter(scene: Path) -> None:
+    path = scene / "transforms_train.json"
+    path.write_text(path.read_text().replace("./train/r_0", "./train/../train/r_0"))
+    assert read_split(scene, "train").image_paths[0].resolve() == scene / "train" / "r_0.png"
+
+
 def test_frames_keep_the_order_of_the_json_file(scene: Path) -> None:
     contents = json.loads((scene / "transforms_train.json").read_text())
     contents["frames"] = [contents["frames"][index] for index in (2, 0, 1)]

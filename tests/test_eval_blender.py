@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -256,6 +257,17 @@ def test_options_that_do_not_go_together_are_refused(
     monkeypatch.chdir(scene.parent)
     error = refusal(monkeypatch, capsys, *arguments)
     assert all(word in error for word in words), error
+
+
+def test_true_pictures_outside_of_the_scene_need_leave(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], scene: Path
+) -> None:
+    renders, path = write_renders(scene.parent / "renders"), scene / "transforms_test.json"
+    shutil.move(scene / "test", scene.parent / "elsewhere")
+    path.write_text(path.read_text().replace("./test/", "../elsewhere/"))
+    error = refusal(monkeypatch, capsys, "--renders", renders, "--data", scene)
+    assert "../elsewhere/" in error and "--allow-outside" in error
+    command(monkeypatch, "--renders", renders, "--data", scene, "--allow-outside")
 
 
 def in_memory(*renders: np.ndarray) -> Views:

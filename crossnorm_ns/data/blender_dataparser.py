@@ -26,6 +26,8 @@ class BlenderCNDataParserConfig(DataParserConfig):
     """Folder of one scene, with transforms_train.json, transforms_test.json and the pictures they list."""
     downscale_factor: int = 1
     """How many times smaller the pictures become (2: the 400x400 protocol), by averaging straight-alpha RGBA."""
+    allow_outside: bool = False
+    """Reads pictures outside of the scene's folder where its json files name such."""
 
     def check_data(self) -> None:
         """Checks everything that training and evaluation will read, before anything is written.
@@ -34,7 +36,7 @@ class BlenderCNDataParserConfig(DataParserConfig):
             DataError: names the file and the frame, and says what to do.
         """
         splits = dict.fromkeys(available_split(self.data, split) for split in ("train", "val", "test"))
-        check_scene(self.data, splits, whole_number(self.downscale_factor))
+        check_scene(self.data, splits, whole_number(self.downscale_factor), self.allow_outside)
 
 
 @dataclass
@@ -54,7 +56,7 @@ class BlenderCNDataParser(DataParser):
         """
         scene, factor = self.config.data, whole_number(self.config.downscale_factor)
         split = available_split(scene, split)
-        cameras = read_split(scene, split, factor)
+        cameras = read_split(scene, split, factor, self.config.allow_outside)
         if split == "test" and official_scene(cameras.image_paths) is None:
             _say_once(f"{scene}: test images are not the official ones: numbers are not comparable with published ones")
         num_cameras = len(cameras.image_paths)

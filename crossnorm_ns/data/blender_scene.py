@@ -6,6 +6,7 @@ google/mipnerf (`internal/datasets.py`, class Blender).
 
 import json
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,13 +52,14 @@ def transforms_path(scene: Path, split: str) -> Path:
     return scene / f"transforms_{split}.json"
 
 
-def read_split(scene: Path, split: str, downscale_factor: int = 1) -> BlenderSplit:
+def read_split(scene: Path, split: str, downscale_factor: int = 1, allow_outside: bool = False) -> BlenderSplit:
     """Reads the cameras of one split and finds its pictures; of these only the first is opened, for the size.
 
     Args:
         scene: Folder with `transforms_{split}.json`.
         split: `train`, `val` or `test`.
         downscale_factor: How many times smaller the pictures become, a divisor of their size.
+        allow_outside: Reads pictures outside of the scene's folder where the json file names such.
 
     Raises:
         DataError: a folder, json file, key or picture is missing or has no usable value.
@@ -68,7 +70,7 @@ def read_split(scene: Path, split: str, downscale_factor: int = 1) -> BlenderSpl
     frames = contents.get("frames")
     if not isinstance(frames, list) or not frames:
         raise DataError(f"{path}: no frames. Its key 'frames' must list at least one frame with file_path and matrix.")
-    image_paths = tuple(_image_path(scene, path, index, frame) for index, frame in enumerate(frames))
+    image_paths = tuple(_image_path(scene, path, index, frame, allow_outside) for index, frame in enumerate(frames))
     camera_to_worlds = [_camera_to_world(path, index, frame) for index, frame in enumerate(frames)]
     where = _frame(image_paths[0], path, 0)
     width, height = downscaled_size(where, _image_size(image_paths[0], where), downscale_factor)
@@ -82,7 +84,9 @@ def read_split(scene: Path, split: str, downscale_factor: int = 1) -> BlenderSpl
     )
 
 
-def check_scene(scene: Path, splits: Iterable[str], downscale_factor: int = 1) -> None:
+def check_scene(
+    scene: Path, splits: Iterable[str], downscale_factor: int = 1, allow_outside: bool = False
+) -> None:
     """Checks all that training and evaluation will read, so that bad data shows before anything is written.
 
     Beyond `read_split` this reads every picture's bytes against their checksums and compares sizes; it does not decode
@@ -92,12 +96,13 @@ def check_scene(scene: Path, splits: Iterable[str], downscale_factor: int = 1) -
         scene: Folder with the `transforms_{split}.json` files.
         splits: The splits that will be used.
         downscale_factor: How many times smaller the pictures will be made.
+        allow_outside: See `read_split`.
 
     Raises:
         DataError: something is missing, unreadable or inconsistent.
     """
     for split in splits:
-        cameras = read_split(scene, split, downscale_factor)
+        cameras = read_split(scene, split, downscale_factor, allow_outside)
         expected = (cameras.width * downscale_factor, cameras.height * downscale_factor)
         for index, image_path in enumerate(cameras.image_paths):
             where = _frame(image_path, transforms_path(scene, split), index)
@@ -162,10 +167,16 @@ def _camera_angle_x(path: Path, angle: Any) -> float:
     return float(angle)
 
 
-def _image_path(scene: Path, path: Path, index: int, frame: Any) -> Path:
+def _image_path(scene: Path, path: Path, index: int, frame: Any, allow_outside: bool) -> Path:
     file_path = frame.get("file_path") if isinstance(frame, dict) else None
     if not isinstance(file_path, str) or not file_path:
         raise DataError(f"{path}, frame {index}: no file_path. Each frame must name its picture, as './train/r_0'.")
+    place = os.path.normpath(file_path)
+    if not allow_outside and (os.path.isabs(place) or place.split(os.sep)[0] == os.pardir):
+        raise DataError(
+            f"{path}, frame {index}: its picture {file_path} lies outside of the scene's folder: copy it there, or "
+            "allow it with --allow-outside if you trust the file."
+        )
     image_path = scene / file_path
     if image_path.suffix.lower() != ".png":
         image_path = image_path.with_name(image_path.name + ".png")
