@@ -77,7 +77,7 @@ def load_run(
 def _set_data(config: "TrainerConfig", config_path: Path, data: Path | None, allow_outside: bool) -> None:
     datamanager: Any = config.pipeline.datamanager
     dataparser = getattr(datamanager, "dataparser", None)
-    if hasattr(dataparser, "allow_outside"):
+    if dataparser is not None and hasattr(dataparser, "allow_outside"):
         dataparser.allow_outside = allow_outside
     recorded = datamanager.data or getattr(dataparser, "data", None)
     if data is None:
