@@ -18,7 +18,15 @@ from crossnorm_ns.networks import METHODS
 from crossnorm_ns.norms import norms_of
 from crossnorm_ns.representation import codec
 from crossnorm_ns.representation import fit as fitting
-from crossnorm_ns.representation.codec import CodecError, ImageSpec, bits_per_pixel, decode, encode, render, render_8_bits
+from crossnorm_ns.representation.codec import (
+    CodecError,
+    ImageSpec,
+    bits_per_pixel,
+    decode,
+    encode,
+    render,
+    render_8_bits,
+)
 from crossnorm_ns.representation.commands_codec import CompressCommand, DecompressCommand, RateDistortionCommand
 from crossnorm_ns.representation.coordinates import pixel_coordinates
 from crossnorm_ns.representation.errors import RepresentationError

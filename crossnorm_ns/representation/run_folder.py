@@ -74,8 +74,8 @@ class RunFolder:
 
 
 def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """The first entry, by name, in which a run that is there and one that is asked for differ; None if they agree."""
-    for name in sorted(before.keys() | now.keys()):
+    """The first entry in which a run that is there and one that is asked for differ; None if they agree."""
+    for name in [*now, *sorted(before.keys() - now.keys())]:
         if before.get(name) != now.get(name):
             return f"{name}: {before.get(name)} there, {now.get(name)} here"
     return None
