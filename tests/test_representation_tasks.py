@@ -227,7 +227,7 @@ def test_the_spectrum_is_covered_alike_at_every_size():
         radius = np.sqrt(sum(axis**2 for axis in np.meshgrid(*[frequencies] * 3)))
         shells = [(0, 0.05), (0.05, 0.15), (0.15, 0.25), (0.25, 0.35), (0.35, 0.5)]
         coverage[size] = [mask[(radius >= low) & (radius < high)].mean() for low, high in shells]
-    assert coverage[96][0] > 0.98
+    assert coverage[96][0] > 0.97
     np.testing.assert_allclose(coverage[48], coverage[96], atol=0.02)
 
 
@@ -375,11 +375,16 @@ def test_a_slice_with_transparency_is_its_gray_value(tmp_path):
     np.testing.assert_allclose(read_gray_image(tmp_path / "a.png").numpy(), pixels[..., 0] / 255, atol=1e-6)
 
 
-def test_colours_that_pillow_cannot_convert_are_refused(tmp_path):
-    Image.new("LAB", (12, 12), (50, 10, 10)).save(tmp_path / "a.tif")
-    for read in (read_image, read_gray_image):
-        with pytest.raises(RepresentationError, match="cannot be read as RGB"):
-            read(tmp_path / "a.tif")
+def test_pictures_in_lab_are_converted(tmp_path):
+    lightness = np.linspace(0, 255, 144).astype(np.uint8).reshape(12, 12)
+    neutral = np.zeros_like(lightness)  # a and b are signed bytes
+    picture = Image.merge("LAB", [Image.fromarray(some) for some in (lightness, neutral, neutral)])
+    picture.save(tmp_path / "a.tif")
+    expected = np.asarray(picture.convert("RGB")) / 255
+    np.testing.assert_allclose(read_image(tmp_path / "a.tif").numpy(), expected, atol=1e-6)
+    green = expected[..., 1]
+    slice_ = read_gray_image(tmp_path / "a.tif")
+    np.testing.assert_allclose(slice_.numpy(), (green - green.min()) / np.ptp(green), atol=1e-6)
 
 
 def test_slices_that_are_not_finite_are_refused(tmp_path):

@@ -32,9 +32,9 @@ def read_image(path: Path, side: int | None = None) -> Float[Tensor, "height wid
     if picture.mode.startswith(("I", "F")):
         return _square(_deep_gray(picture, path)[..., None].expand(-1, -1, 3), side, path)
     if "A" in picture.getbands() or "transparency" in picture.info:
-        picture = _converted(picture, "RGBA", path)
+        picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    pixels = torch.from_numpy(np.asarray(_converted(picture, "RGB", path), dtype=np.float32) / 255)
+    pixels = torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255)
     return _square(pixels, side, path)
 
 
@@ -79,10 +79,10 @@ def read_gray_image(path: Path, downscale: int = 1) -> Float[Tensor, "height wid
     if downscale < 1:
         raise RepresentationError(f"an image cannot be made {downscale} times smaller: give at least 1")
     picture = _open_image(path)
-    if picture.mode in ("LA", "La"):
+    if picture.mode == "LA":
         picture = picture.getchannel("L")
     elif picture.mode not in ("1", "L", "I", "F") and not picture.mode.startswith("I;16"):
-        picture = _converted(picture, "RGB", path).getchannel("G")
+        picture = picture.convert("RGB").getchannel("G")
     pixels = torch.from_numpy(np.asarray(picture).astype(np.float32))
     if not torch.isfinite(pixels).all():
         raise RepresentationError(f"{path} holds values that are NaN or infinite")
@@ -169,13 +169,6 @@ def _open_image(path: Path):
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise RepresentationError(f"{path} is not an image, or a damaged one: {error}") from error
     return picture
-
-
-def _converted(picture, mode: str, path: Path):
-    try:
-        return picture.convert(mode)
-    except ValueError as error:
-        raise RepresentationError(f"{path} has colours that cannot be read as {mode}: {error}") from error
 
 
 def _average(image: Float[Tensor, "channels _ _"], height: int, width: int) -> Float[Tensor, "channels height width"]:
