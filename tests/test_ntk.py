@@ -123,12 +123,11 @@ def test_the_kernel_does_not_depend_on_how_the_parameters_are_split(method):
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's peak of resident memory")
-@pytest.mark.parametrize("method", ["relu", "relu+cn"])
-def test_one_block_of_the_jacobian_is_alive_at_a_time(method):
-    model, x, memory = network(method, hidden=(500, 300)), points(200), 2**26
+def test_one_block_of_the_jacobian_is_alive_at_a_time():
+    model, x, memory = network("relu+cn", hidden=(300, 300)), points(120), 2**25
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    assert 200 * parameters * 8 > 3 * memory
-    neural_tangent_kernel(network(method, hidden=(20,)), x)  # what is loaded once
+    assert 120 * parameters * 8 > 2.5 * memory
+    neural_tangent_kernel(network("relu+cn", hidden=(20,)), x)  # what is loaded once
     before = peak_of_resident_memory(reset=True)
     neural_tangent_kernel(model, x, memory=memory)
     assert peak_of_resident_memory() - before < 1.7 * memory

@@ -256,7 +256,8 @@ def test_results_of_an_input_that_has_changed_are_not_taken_for_these(table, cap
 
 
 def test_a_worker_that_is_killed_is_named_with_what_to_do():
-    ((_, outcome),) = cells.run_local([Killed()], workers=1)
+    cell = Killed(runs.RunSpec("image", Path("image.png"), "relu"), Path("run"))
+    ((_, outcome),) = cells.run_local([cell], workers=1)
     assert isinstance(outcome, RepresentationError)
     assert "memory" in str(outcome) and "--workers" in str(outcome)
 
