@@ -1,10 +1,21 @@
 """Small inputs for the tests of representation tasks."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+
+from crossnorm_ns.representation.cells import Cell
+
+
+class Killed(Cell):
+    """Stands for a cell whose process the system kills for its memory."""
+
+    def __call__(self) -> dict[str, Any]:
+        os._exit(9)
 
 
 def write_image(path: Path, height: int = 24, width: int = 24, seed: int = 0) -> Path:

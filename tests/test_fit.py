@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from representation_files import ball, write_image
+from representation_files import ball, blob, write_image
 
 from crossnorm_ns.functional.metrics import psnr
 from crossnorm_ns.networks import make_network
@@ -15,7 +15,7 @@ from crossnorm_ns.representation.evaluation import outputs_of
 from crossnorm_ns.representation.fit import fit
 from crossnorm_ns.representation.options import FitOptions
 from crossnorm_ns.representation.run_folder import RunFolder, load_network
-from crossnorm_ns.representation.tasks import ImageTask, ShapeTask
+from crossnorm_ns.representation.tasks import CTTask, ImageTask, MRITask, ShapeTask
 
 HIDDEN = (10, 10)
 
@@ -131,6 +131,26 @@ def test_a_resumed_run_is_equal_to_the_bit(request, tmp_path, task_name, method)
     assert [entry["step"] for entry in histories[1]] == [10, 20, 30]
 
 
+def test_networks_are_written_where_training_is_interrupted(image, tmp_path):
+    with pytest.raises(Killed):
+        fit(image, "pe+cn", HIDDEN, options(steps=30), folder=tmp_path / "run", progress=killed_at(24))
+    best = image.metrics(outputs_of(load_network(tmp_path / "run" / "best.pt"), image))
+    history = RunFolder(tmp_path / "run").read_history()
+    assert best["loss"] == pytest.approx(min(entry["loss"] for entry in history), rel=1e-5)
+    last, whole = load_network(tmp_path / "run" / "last.pt"), fit(image, "pe+cn", HIDDEN, options(steps=24))
+    for name, parameter in last.named_parameters():
+        torch.testing.assert_close(parameter, dict(whole.network.named_parameters())[name])
+
+
+def test_the_highest_value_is_that_of_all_evaluations():
+    task = CTTask(blob(16)[8].contiguous(), 6)
+    run = fit(task, "relu", HIDDEN, options(steps=60, learning_rate=0.1, evaluate_every=3))
+    values = {entry["step"]: entry["psnr"] for entry in run.history}
+    step = max(values, key=values.__getitem__)
+    assert run.highest("psnr") == {"psnr": values[step], "step": step}
+    assert step != run.best_step and values[step] > run.metrics["psnr"]
+
+
 def test_a_finished_run_that_is_resumed_stays_as_it_is(image, tmp_path):
     first = fit(image, "pe+cn", HIDDEN, options(), folder=tmp_path / "run")
     second = fit(image, "pe+cn", HIDDEN, options(), folder=tmp_path / "run", resume=True)
@@ -148,6 +168,24 @@ def test_a_folder_with_a_run_is_not_overwritten(image, tmp_path):
     fit(image, "relu", HIDDEN, options(), folder=tmp_path / "run")
     with pytest.raises(RepresentationError, match="holds a run already"):
         fit(image, "relu", HIDDEN, options(), folder=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("task", "other"),
+    [
+        (CTTask(blob(16)[8].contiguous(), 6), CTTask(blob(16)[8].contiguous(), 7)),
+        (CTTask(blob(16)[8].contiguous(), 6), CTTask(blob(16)[8].contiguous(), 6, "diagonal")),
+        (MRITask(blob(12), 300), MRITask(blob(12), 400)),
+        (MRITask(blob(12), 300), MRITask(blob(12), 300, seed=1)),
+    ],
+    ids=["angles", "detector", "draws", "seed of the draws"],
+)
+def test_a_run_on_other_measurements_of_the_same_signal_is_not_continued(tmp_path, task, other):
+    first = fit(task, "relu", HIDDEN, options(steps=2), folder=tmp_path / "run")
+    with pytest.raises(RepresentationError, match="holds another run .*measurements"):
+        fit(other, "relu", HIDDEN, options(steps=2), folder=tmp_path / "run", resume=True)
+    again = fit(copy.deepcopy(task), "relu", HIDDEN, options(steps=2), folder=tmp_path / "run", resume=True)
+    assert again.metrics == first.metrics
 
 
 @pytest.mark.parametrize("change", ["method", "learning_rate", "signal"])

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from crossnorm_ns.representation.eigenvalues import (
     fit_order,
     growth_with_samples,
     growth_with_width,
+    log_edges,
     log_histogram,
     mean_field_order,
     points_on_a_line,
@@ -120,6 +122,24 @@ def test_the_kernel_does_not_depend_on_how_the_parameters_are_split(method):
     torch.testing.assert_close(neural_tangent_kernel(model, x, memory=22 * 7 * 8), whole)
 
 
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's peak of resident memory")
+def test_one_block_of_the_jacobian_is_alive_at_a_time():
+    model, x, memory = network("relu+cn", hidden=(300, 300)), points(120), 2**25
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert 120 * parameters * 8 > 2.5 * memory
+    neural_tangent_kernel(network("relu+cn", hidden=(20,)), x)  # what is loaded once
+    before = peak_of_resident_memory(reset=True)
+    neural_tangent_kernel(model, x, memory=memory)
+    assert peak_of_resident_memory() - before < 1.7 * memory
+
+
+def peak_of_resident_memory(reset=False):
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return 1024 * int(line.split()[1])
+
+
 def test_single_precision_gives_the_same_kernel_to_its_accuracy():
     model, x = network("pe+cn"), points(20)
     exact = neural_tangent_kernel(model, x)
@@ -204,11 +224,13 @@ def test_statistics_of_known_eigenvalues():
 
 
 def test_histograms_count_every_eigenvalue():
-    counts, edges = log_histogram(torch.tensor([1e3, 3e1, 3e1, 1e0, 0.0]), bins=16)
-    assert sum(counts) == 5 and len(edges) == 17
+    first, second = torch.tensor([1e3, 3e1, 3e1, 1e0, 0.0]), torch.tensor([1e2, 1e-1])
+    edges = log_edges([first, second], bins=16)
+    counts = log_histogram(first, edges)
+    assert sum(counts) == 5 and sum(log_histogram(second, edges)) == 2 and len(edges) == 17
     assert edges[-1] == pytest.approx(3) and edges[0] == pytest.approx(3 - 16)
     assert counts[-1] == 1 and counts[-2] == 2 and counts[0] == 1
-    assert sum(log_histogram(torch.ones(7), bins=4)[0]) == 7
+    assert sum(log_histogram(torch.ones(7), log_edges([torch.ones(7)], bins=4))) == 7
 
 
 def test_orders_are_slopes_on_logarithmic_axes():
@@ -292,6 +314,12 @@ def test_the_command_writes_kernels_growth_and_figures(tmp_path, capsys):
     for name in ("eigenvalues.png", "growth.png"):
         assert (tmp_path / "ntk" / name).read_bytes().startswith(b"\x89PNG")
     assert "relu+cn" in capsys.readouterr().out
+
+
+def test_a_kernel_of_a_diverged_network_is_named(tmp_path):
+    options = {"methods": ("relu",), "samples": 8, "network": "1x4", "num_seeds": 1, "output": tmp_path}
+    with pytest.raises(RepresentationError, match="relu, step 9, learning rate 1e.30: .*NaN"):
+        NTKCommand(steps=(0, 9), learning_rate=1e30, **options).run()
 
 
 @pytest.mark.parametrize(

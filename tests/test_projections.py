@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from skimage.transform import radon
+from skimage.transform import radon, rotate
 
 from crossnorm_ns.functional.projections import back_project, beam_grid, fourier_samples, masked_fft, project
 
@@ -55,12 +55,38 @@ def test_back_projection_is_the_adjoint(size, detector):
     assert abs(left - right) <= 1e-6 * abs(left)
 
 
-def test_back_projection_is_the_transpose_of_the_matrix_of_projection():
-    grid = beam_grid(ANGLES, 4, 5)
-    columns = [project(unit.reshape(4, 5), grid).flatten() for unit in torch.eye(20, dtype=torch.float64)]
-    y = noise(grid.shape[0], grid.shape[2])
-    expected = torch.stack(columns) @ y.flatten()
-    torch.testing.assert_close(back_project(y, grid, 4, 5).flatten(), expected)
+@pytest.mark.parametrize("size", [(16, 16), (15, 10), (9, 16)])
+def test_the_width_detector_sums_the_picture_that_skimage_turns(size):
+    picture, (height, width) = noise(*size), size
+    center = (width // 2, height // 2)
+    turned = [rotate(picture.numpy(), -float(angle), center=center, order=1) for angle in ANGLES]
+    sinogram = project(picture, beam_grid(ANGLES, *size, "width"))
+    np.testing.assert_allclose(sinogram.numpy(), [some.sum(axis=0) for some in turned], atol=1e-8)
+
+
+def matrix_of_projection(height, width, bins, steps):
+    """By the definition: each beam samples the picture at distances of a pixel, bilinearly, 0 outside."""
+    matrix = np.zeros((len(ANGLES), bins, height, width))
+    for row, angle in zip(matrix, np.deg2rad(ANGLES.numpy()), strict=True):
+        for bin_, step in np.ndindex(bins, steps):
+            across, along = bin_ - bins // 2, step - steps // 2
+            x = width // 2 + np.cos(angle) * across + np.sin(angle) * along
+            y = height // 2 - np.sin(angle) * across + np.cos(angle) * along
+            for i, j in np.ndindex(height, width):
+                row[bin_, i, j] += max(0, 1 - abs(x - j)) * max(0, 1 - abs(y - i))
+    return matrix.reshape(len(ANGLES) * bins, height * width)
+
+
+@pytest.mark.parametrize("detector", ["diagonal", "width"])
+def test_projection_and_back_projection_are_a_matrix_and_its_transpose(detector):
+    height, width = 4, 5
+    grid = beam_grid(ANGLES, height, width, detector)
+    bins, steps = (8, 8) if detector == "diagonal" else (5, 4)  # 8: sqrt(2) * 5, rounded up
+    matrix = matrix_of_projection(height, width, bins, steps)
+    x, y = noise(height, width), noise(len(ANGLES), bins, seed=1)
+    np.testing.assert_allclose(project(x, grid).flatten().numpy(), matrix @ x.flatten().numpy(), atol=1e-10)
+    found = back_project(y, grid, height, width).flatten().numpy()
+    np.testing.assert_allclose(found, matrix.T @ y.flatten().numpy(), atol=1e-10)
 
 
 @pytest.mark.parametrize("size", [(7,), (6, 9), (5, 8, 6)])

@@ -12,7 +12,7 @@ import pytest
 import torch
 import trimesh
 from PIL import Image
-from representation_files import ball, blob, write_image
+from representation_files import Killed, ball, blob, write_image
 
 from crossnorm_ns.functional.metrics import psnr
 from crossnorm_ns.networks import PAPER_METHODS
@@ -40,6 +40,7 @@ def inputs(tmp_path):
     sphere = trimesh.creation.icosphere(subdivisions=1)
     sphere.update_faces(np.arange(len(sphere.faces)) > 2)
     sphere.export(tmp_path / "open.ply")
+    trimesh.creation.icosphere(subdivisions=1).export(tmp_path / "closed.ply")
     np.save(tmp_path / "nan.npy", np.full((12, 12, 12), np.nan))
     np.save(tmp_path / "flat.npy", np.zeros((12, 12)))
     return tmp_path
@@ -110,6 +111,18 @@ WRONG = {
     "20x16 pixels and cannot be shrunk to 128x128": ["image", "--image", "image.png"],
     "the batch size is 0": ["image", "--image", "image.png", "--side", "16", "--batch-size", "0"],
     "the device 'tpu' cannot": ["ct", "--image", "slice.png", "--device", "tpu"],
+    "a chunk of 1 points": ["image", "--image", "image.png", "--side", "16", "--chunk-size", "1"],
+    "made 0 times smaller": ["ct", "--image", "slice.png", "--downscale", "0"],
+    "made -2 times smaller": ["ct", "--image", "slice.png", "--downscale", "-2"],
+    "shrunk to -3x-3": ["image", "--image", "image.png", "--side", "-3"],
+    "shrunk to 0x0": ["image", "--image", "image.png", "--side", "0"],
+    "shrunk to 0^3": ["mri", "--volume", "volume.npz", "--size", "0"],
+    "shrunk to -1^3": ["mri", "--volume", "volume.npz", "--size", "-1"],
+    "grid of 0^3": ["shape", "--shape", "closed.ply", "--resolution", "0"],
+    "grid of -3^3": ["shape", "--shape", "closed.ply", "--resolution", "-3"],
+    "-1 worker processes": ["table", "ct", "--inputs", "slice.png", "--workers", "-1"],
+    "--growth-samples must be numbers from 2 on": ["ntk", "--growth-samples", "0", "8"],
+    "and --growth-widths from 1 on": ["ntk", "--growth-widths", "0", "8"],
     "needs inputs": ["table", "image", "--inputs"],
     "two inputs have the same name": ["table", "image", "--inputs", "image.png", "image.png"],
     "unknown method 'cnn'": ["table", "ct", "--inputs", "slice.png", "--methods", "cnn"],
@@ -125,6 +138,15 @@ def test_wrong_input_ends_with_one_line_and_code_2(inputs, monkeypatch, capsys, 
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0]
     assert not list(inputs.glob("outputs/**/*.pt"))
+
+
+def test_more_points_than_a_pass_can_hold_are_refused_before_training(inputs, monkeypatch, capsys):
+    monkeypatch.chdir(inputs)
+    monkeypatch.setattr("crossnorm_ns.representation.evaluation._LARGEST_BATCH", 100)
+    monkeypatch.setattr(runs, "fit", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(SystemExit):
+        main(["image", "--image", "image.png", "--side", "16", "--statistics", "stored", "batch"])
+    assert "256 points together need one pass" in capsys.readouterr().err
 
 
 def test_help_names_every_command_and_its_options():
@@ -202,6 +224,57 @@ def test_results_of_other_options_are_not_taken_for_these(table, capsys):
         main([*arguments, "--seed", "1"])
     assert caught.value.code == 2
     assert "holds the result of another run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", ["steps", "task_options", "network_options", "evaluate_every", "schedule"])
+def test_results_of_a_preset_that_has_changed_are_not_taken_for_these(table, monkeypatch, capsys, change):
+    arguments, _ = table
+    changes = {
+        "steps": {},
+        "task_options": {"task": {"resolution": 64, "batch_size": 5000}},
+        "network_options": {"network_options": {"pe": {"num_frequencies": 9}}},
+        "evaluate_every": {"evaluate_every": 7},
+        "schedule": {"schedule": "constant"},
+    }
+    monkeypatch.setitem(PRESETS["quick"], "shape", replace(PRESETS["quick"]["shape"], **changes[change]))
+    with pytest.raises(SystemExit) as caught:
+        main([*arguments, "--steps", "26"] if change == "steps" else arguments)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert f"holds the result of another run ({change}: " in error and len(error.splitlines()) == 1
+
+
+def test_results_of_an_input_that_has_changed_are_not_taken_for_these(table, capsys):
+    arguments, folder = table
+    path = folder.parent / "other.npy"
+    before = path.read_bytes()
+    np.save(path, ball(64, 0.4))
+    with pytest.raises(SystemExit):
+        main(arguments)
+    path.write_bytes(before)
+    assert "holds the result of another run (checksum of the input" in capsys.readouterr().err
+
+
+def test_a_worker_that_is_killed_is_named_with_what_to_do():
+    cell = Killed(runs.RunSpec("image", Path("image.png"), "relu"), Path("run"))
+    ((_, outcome),) = cells.run_local([cell], workers=1)
+    assert isinstance(outcome, RepresentationError)
+    assert "memory" in str(outcome) and "--workers" in str(outcome)
+
+
+def test_tables_of_ct_show_the_iterate_nearest_to_the_truth(inputs, monkeypatch):
+    monkeypatch.setattr(cells, "run_local", lambda todo, workers: ((c, c()) for c in todo))
+    write_image(inputs / "large.png", 24, 24)
+    arguments = ["table", "ct", "--inputs", str(inputs / "large.png"), "--networks", "1x8", "--steps", "50"]
+    main([*arguments, "--methods", "relu", "pe+cn", "--output", str(inputs / "out")])
+    lines = (inputs / "out" / "table.md").read_text().splitlines()
+    row = next(line for line in lines if line.startswith("| PSNR 1x8 large, highest |"))
+    results = json.loads((inputs / "out" / "results.json").read_text())
+    assert [float(cell) for cell in row.split("|")[2:4]] == [round(r["highest"]["psnr"], 2) for r in results]
+    for result in results:
+        folder = Path(result["folder"])
+        history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+        assert result["highest"]["psnr"] == max(entry["psnr"] for entry in history)
 
 
 def test_a_cell_that_fails_leaves_the_others_alone(inputs, monkeypatch, capsys):
@@ -298,6 +371,11 @@ def test_violations_of_the_ordering_are_named():
         "PE+CN 6 is not ahead of PE 6",
         "PE+CN 6 is not ahead of SIREN 7",
     ]
+
+
+def test_methods_without_a_value_do_not_hold_the_ordering():
+    row = {"pe": 6.0, "pe+bn": 6.5, "pe+cn": float("nan")}
+    assert ordering_violations(row) == ["PE+CN has no value: it diverged or failed"]
 
 
 def test_an_epoch_passes_over_the_whole_grid():

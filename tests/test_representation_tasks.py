@@ -69,11 +69,13 @@ def test_metrics_of_an_image_are_those_of_skimage(tmp_path):
 
 def test_bits_per_pixel_count_parameters_and_stored_statistics(tmp_path):
     task = ImageTask.open(write_image(tmp_path / "a.png", 16, 20))
-    network = make_network("relu+bn", 2, 3, (5, 4))
-    calibrate_on(network, task, seed=0)
     parameters = (2 * 5 + 5) + (5 * 4 + 4) + (4 * 3 + 3) + 2 * (5 + 4)
-    statistics = 2 * (5 + 4) + 2  # mean and variance of each channel, and each norm's number of rows
-    assert task.costs(network) == {"parameters": parameters, "bits_per_pixel": 32 * (parameters + statistics) / 320}
+    # BN: mean and variance of each channel, and each norm's number of rows. GN: mean and variance of all entries.
+    for method, statistics in (("relu+bn", 2 * (5 + 4) + 2), ("relu+gn", 2 * 2), ("relu+ln", 0)):
+        network = make_network(method, 2, 3, (5, 4))
+        calibrate_on(network, task, seed=0)
+        expected = {"parameters": parameters, "bits_per_pixel": 32 * (parameters + statistics) / 320}
+        assert task.costs(network) == expected
 
 
 def test_pixels_that_are_drawn_have_their_own_coordinates_and_colours(tmp_path):
@@ -212,9 +214,27 @@ def test_measurements_of_a_volume_are_its_fft_at_the_mask():
 def test_frequencies_are_gaussian_around_zero():
     mask = np.fft.fftshift(frequency_mask((64, 64, 64), 2000))
     frequencies = np.argwhere(mask) - 32
-    assert 1900 < len(frequencies) <= 2000
+    assert 1800 < len(frequencies) <= 2000
     np.testing.assert_allclose(frequencies.mean(axis=0), 0, atol=1)
-    np.testing.assert_allclose(frequencies.std(axis=0), np.sqrt(128), rtol=0.1)
+    np.testing.assert_allclose(frequencies.std(axis=0), np.sqrt(192) * 64 / 96, rtol=0.1)
+
+
+def test_the_spectrum_is_covered_alike_at_every_size():
+    coverage = {}
+    for size in (48, 96):
+        mask = frequency_mask((size,) * 3, round(200_000 * (size / 96) ** 3))
+        frequencies = np.fft.fftfreq(size)
+        radius = np.sqrt(sum(axis**2 for axis in np.meshgrid(*[frequencies] * 3)))
+        shells = [(0, 0.05), (0.05, 0.15), (0.15, 0.25), (0.25, 0.35), (0.35, 0.5)]
+        coverage[size] = [mask[(radius >= low) & (radius < high)].mean() for low, high in shells]
+    assert coverage[96][0] > 0.97
+    np.testing.assert_allclose(coverage[48], coverage[96], atol=0.02)
+
+
+def test_the_full_volume_is_sampled_as_by_fourier_features():
+    draws = np.rint(np.random.default_rng(3).normal(size=(500, 3)) * np.sqrt(2 * 96)).astype(int)
+    expected = {tuple(draw % 96) for draw in draws if (draw >= -48).all() and (draw < 48).all()}
+    assert {tuple(index) for index in np.argwhere(frequency_mask((96, 96, 96), 500, seed=3))} == expected
 
 
 @pytest.mark.parametrize("task", [CTTask(blob(16)[8].contiguous(), 5), MRITask(blob(12))], ids=["ct", "mri"])
@@ -324,6 +344,86 @@ def test_grids_without_a_shape_are_refused(tmp_path, grid, message):
     np.save(tmp_path / "a.npy", grid)
     with pytest.raises(RepresentationError, match=message):
         ShapeTask.open(tmp_path / "a.npy")
+
+
+def test_gray_images_of_16_bits_are_fitted_with_all_their_levels(tmp_path):
+    pixels = np.linspace(0, 65535, 144).round().astype(np.uint16).reshape(12, 12)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(pixels).save(tmp_path / "b.tif")
+    for name in ("a.png", "b.tif"):
+        expected = np.repeat(pixels[..., None] / 65535, 3, axis=-1)
+        np.testing.assert_allclose(read_image(tmp_path / name).numpy(), expected, atol=1e-6)
+
+
+def test_pictures_of_real_numbers_are_read_where_white_is_known(tmp_path):
+    values = np.linspace(0, 1, 144, dtype=np.float32).reshape(12, 12)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    np.testing.assert_allclose(read_image(tmp_path / "a.tif", 12)[..., 1].numpy(), values, atol=1e-6)
+    for number, wrong in enumerate((300 * values, values - 0.5, np.full_like(values, np.nan))):
+        Image.fromarray(wrong).save(tmp_path / f"{number}.tif")
+        with pytest.raises(RepresentationError, match="white is not known"):
+            read_image(tmp_path / f"{number}.tif")
+    Image.fromarray((200 * values).astype(np.int32)).save(tmp_path / "i.tif")
+    with pytest.raises(RepresentationError, match="from 0 to 200 in I"):
+        read_image(tmp_path / "i.tif")
+
+
+def test_a_slice_with_transparency_is_its_gray_value(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 12, 2), dtype=np.uint8)
+    pixels[0, :2, 0] = (0, 255)
+    Image.fromarray(pixels, "LA").save(tmp_path / "a.png")
+    np.testing.assert_allclose(read_gray_image(tmp_path / "a.png").numpy(), pixels[..., 0] / 255, atol=1e-6)
+
+
+def test_pictures_in_lab_are_converted(tmp_path):
+    lightness = np.linspace(0, 255, 144).astype(np.uint8).reshape(12, 12)
+    neutral = np.zeros_like(lightness)  # a and b are signed bytes
+    picture = Image.merge("LAB", [Image.fromarray(some) for some in (lightness, neutral, neutral)])
+    picture.save(tmp_path / "a.tif")
+    expected = np.asarray(picture.convert("RGB")) / 255
+    np.testing.assert_allclose(read_image(tmp_path / "a.tif").numpy(), expected, atol=1e-6)
+    green = expected[..., 1]
+    slice_ = read_gray_image(tmp_path / "a.tif")
+    np.testing.assert_allclose(slice_.numpy(), (green - green.min()) / np.ptp(green), atol=1e-6)
+
+
+def test_slices_that_are_not_finite_are_refused(tmp_path):
+    values = np.linspace(0, 1, 144, dtype=np.float32).reshape(12, 12)
+    values[3, 4] = np.nan
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    with pytest.raises(RepresentationError, match="NaN or infinite"):
+        read_gray_image(tmp_path / "a.tif")
+
+
+BAD_GRIDS = {
+    "values of type <U1": {"packed": np.full((4, 4, 4), "x")},
+    "has the shape (-1, 4, 4)": {"packed": np.zeros(8, dtype=np.uint8), "shape": np.array([-1, 4, 4])},
+    "has the shape (4, 4)": {"packed": np.zeros(8, dtype=np.uint8), "shape": np.array([4, 4])},
+    "has the shape ('a', 'b', 'c')": {"packed": np.zeros(8, dtype=np.uint8), "shape": np.array(["a", "b", "c"])},
+    "packs fewer bits": {"packed": np.zeros(8, dtype=np.uint8), "shape": np.array([2**31, 2**31, 2**31])},
+}
+
+
+@pytest.mark.parametrize("message", BAD_GRIDS)
+def test_wrong_voxel_grids_are_refused(tmp_path, message):
+    np.savez(tmp_path / "a.npz", **BAD_GRIDS[message])
+    with pytest.raises(RepresentationError) as caught:
+        read_occupancy_grid(tmp_path / "a.npz")
+    assert message in str(caught.value)
+
+
+def test_damaged_arrays_are_refused_in_one_line(tmp_path):
+    np.savez_compressed(tmp_path / "a.npz", volume=np.random.default_rng(0).random((12, 12, 12)))
+    data = bytearray((tmp_path / "a.npz").read_bytes())
+    data[200:400] = bytes(200)
+    (tmp_path / "a.npz").write_bytes(data)
+    description = {"descr": "<f8", "fortran_order": False, "shape": (10**7, 10**7, 10**5)}
+    with (tmp_path / "huge.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, description)
+    for name in ("a.npz", "huge.npy"):
+        with pytest.raises(RepresentationError) as caught:
+            read_volume(tmp_path / name)
+        assert f"{name} cannot be read" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_too_small_images_are_refused(tmp_path):

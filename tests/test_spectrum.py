@@ -71,6 +71,14 @@ def test_frequencies_that_the_samples_cannot_hold_are_refused(frequencies):
         sum_of_sines(16, frequencies)
 
 
+def test_a_diverged_network_has_no_errors_in_the_file(tmp_path):
+    SpectrumCommand(
+        methods=("relu",), samples=16, network="1x4", frequencies=(1, 5), steps=9, learning_rate=1e30, output=tmp_path
+    ).run()
+    errors = json.loads((tmp_path / "spectrum.json").read_text())["methods"]["relu"]["errors"]
+    assert errors[-1] == [None, None] and None not in errors[0]
+
+
 def test_the_command_writes_curves_and_a_figure(tmp_path, capsys):
     SpectrumCommand(
         methods=("relu", "pe+cn"), samples=32, network="1x8", frequencies=(1, 5), steps=10, output=tmp_path

@@ -41,13 +41,19 @@ def _layer_moments(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return mean, torch.rsqrt(var + eps)
 
 
-def _global_moments(stats: ColumnStatistics, eps: float) -> tuple[Tensor, Tensor]:
+def global_mean_and_variance(stats: ColumnStatistics) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Mean and unbiased variance of all entries of a batch: what global normalization needs of its columns."""
     channels = stats.mean.shape[0]
     mean = stats.mean.mean()
     squared_deviations = (stats.rows - 1) * stats.var.sum() + stats.rows * (stats.mean - mean).square().sum()
     degrees = stats.rows * channels - 1
     degrees = degrees.clamp_min(1) if isinstance(degrees, Tensor) else max(degrees, 1)
-    return mean, torch.rsqrt(squared_deviations / degrees + eps)
+    return mean, squared_deviations / degrees
+
+
+def _global_moments(stats: ColumnStatistics, eps: float) -> tuple[Tensor, Tensor]:
+    mean, var = global_mean_and_variance(stats)
+    return mean, torch.rsqrt(var + eps)
 
 
 def _released_cross_moments(x: Tensor, stats: ColumnStatistics, eps: float) -> tuple[Tensor, Tensor]:

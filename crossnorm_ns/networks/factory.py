@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from crossnorm_ns.networks.encoding import EncodedMLP, PositionalEncoding
 from crossnorm_ns.networks.finer import FINER
@@ -16,7 +16,6 @@ from crossnorm_ns.networks.mlp import MLP
 from crossnorm_ns.networks.siren import SIREN
 from crossnorm_ns.networks.wire import WIRE
 from crossnorm_ns.norms import NormChoice
-from crossnorm_ns.norms.base import StoredStatistics
 
 PAPER_METHODS = (
     "siren",
@@ -104,21 +103,3 @@ def make_network(method: str, in_dim: int, out_dim: int, hidden: Sequence[int], 
         if name not in known:
             raise ValueError(f"{method} has no option {name!r}: it knows {', '.join(known)}")
     return make(in_dim, tuple(hidden), out_dim, **fixed, **options)
-
-
-def stored_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """What must be kept to evaluate a network: its parameters, and the column statistics its norms have stored.
-
-    The moving averages of training are left out. Names are those of the state dict.
-    """
-    tensors = dict(network.state_dict(keep_vars=False))
-    for prefix, module in network.named_modules():
-        if isinstance(module, StoredStatistics):
-            for name in ("rows", "mean", "var"):
-                del tensors[f"{prefix}.running_{name}"]
-    return tensors
-
-
-def num_stored_values(network: nn.Module) -> int:
-    """How many numbers `stored_tensors` holds; bits per pixel follow from it."""
-    return sum(tensor.numel() for tensor in stored_tensors(network).values())

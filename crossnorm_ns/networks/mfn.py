@@ -38,8 +38,10 @@ class GaborFilter(FourierFilter):
 
     def __init__(self, in_dim: int, width: int, scale: float, alpha: float) -> None:
         super().__init__(in_dim, width, scale)
+        if not alpha > 0:
+            raise ValueError(f"alpha must be positive, got {alpha}")
         self.mu = nn.Parameter(2 * torch.rand(width, in_dim) - 1)
-        self.gamma = nn.Parameter(torch.distributions.Gamma(alpha, 1.0).sample((width,)))
+        self.gamma = nn.Parameter(torch.distributions.Gamma(alpha, 1.0, validate_args=False).sample((width,)))
         with torch.no_grad():
             self.linear.weight.mul_(self.gamma.sqrt()[:, None])
 

@@ -171,7 +171,7 @@ class Norm(nn.Module):
         has no influence, or None (the batch's own) before the first training pass.
         """
         if self.domain in self.domains:
-            domain = self._add_domain(self.domain)
+            domain = self.add_domain(self.domain)
             return domain.running() if self.training else domain.stored()
         if self.training:
             return None
@@ -184,7 +184,7 @@ class Norm(nn.Module):
     def _collect(self, batch: ColumnStatistics) -> ColumnStatistics:
         """Notes a training batch and returns the statistics whose values normalize it."""
         calibrating, first = self._populations is not None, self.domain not in self.domains
-        domain = self._add_domain(self.domain)
+        domain = self.add_domain(self.domain)
         if self._populations is not None:
             self._populations.setdefault(self.domain, PopulationMoments()).update(batch)
         if first or not calibrating:
@@ -193,7 +193,12 @@ class Norm(nn.Module):
             return batch
         return ColumnStatistics(*(torch.as_tensor(t).clone() for t in domain.running()))
 
-    def _add_domain(self, name: str) -> StoredStatistics:
+    def add_domain(self, name: str) -> StoredStatistics:
+        """The statistics of a domain, those of nothing (mean 0, variance 1) where it is new.
+
+        Raises:
+            ValueError: it is new, and its name is no identifier or taken.
+        """
         if name not in self.domains:
             if not name.isidentifier() or hasattr(self.domains, name):
                 raise ValueError(f"{name!r} cannot name a domain: choose another identifier")
@@ -218,7 +223,7 @@ class Norm(nn.Module):
         """
         for name, population in (self._populations or {}).items():
             if keep and self.statistics == "batch":
-                self._add_domain(name).store(population.statistics())
+                self.add_domain(name).store(population.statistics())
         self._populations = None
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
@@ -226,7 +231,7 @@ class Norm(nn.Module):
         keys = [key[len(prefix) :].split(".") for key in state_dict if key.startswith(prefix)]
         names = {key[1] for key in keys if key[0] == "domains"}
         for name in names:
-            self._add_domain(name)
+            self.add_domain(name)
         if keys:
             for name in self.domains.keys() - names:
                 del self.domains[name]

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crossnorm_ns.files import atomic_file
+from crossnorm_ns.representation.run_folder import finite
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def write_json(content: Any, path: Path) -> None:
-    """Writes JSON; NaN and infinity, which it has not, are refused."""
-    text = json.dumps(content, indent=1, allow_nan=False)
+    """Writes JSON; NaN and infinity, which it has not, are null."""
     with atomic_file(path) as file:
-        file.write(text.encode())
+        file.write((json.dumps(finite(content), indent=1, allow_nan=False) + "\n").encode())
 
 
 def write_figure(figure: Figure, path: Path) -> None:

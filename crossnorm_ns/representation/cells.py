@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from crossnorm_ns.representation.errors import RepresentationError
 from crossnorm_ns.representation.presets import PRESETS, PresetName, TaskName, family, open_task
-from crossnorm_ns.representation.run_folder import RunFolder
+from crossnorm_ns.representation.run_folder import RunFolder, first_difference
 from crossnorm_ns.representation.runs import RunControl, RunSpec, execute
 
 
@@ -34,8 +35,12 @@ class Cell:
         if not files.result.exists():
             return None
         result = files.read_result()
-        if result["spec"] != self.spec.as_json():
-            raise RepresentationError(f"{self.folder} holds the result of another run: choose another output folder")
+        before = {**result["spec"], **result.get("configuration", {})}
+        difference = first_difference(before, {**self.spec.as_json(), **self.spec.configuration()})
+        if difference is not None:
+            raise RepresentationError(
+                f"{self.folder} holds the result of another run ({difference}): choose another output folder"
+            )
         return result
 
     def __call__(self) -> dict[str, Any]:
@@ -109,7 +114,13 @@ def run_local(cells: Sequence[Cell], workers: int) -> Iterator[tuple[Cell, dict[
         futures = {pool.submit(cell): cell for cell in cells}
         try:
             for future in as_completed(futures):
-                yield futures[future], _outcome(future)
+                outcome = _outcome(future)
+                if isinstance(outcome, BrokenProcessPool):
+                    outcome = RepresentationError(
+                        f"one of the {workers} worker processes was killed, most likely because memory ran out, which "
+                        "ends them all: give fewer --workers; the same command does what is missing"
+                    )
+                yield futures[future], outcome
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

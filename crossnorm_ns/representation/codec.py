@@ -14,30 +14,38 @@ import json
 import lzma
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from crossnorm_ns.networks import make_network, stored_tensors
+from crossnorm_ns.networks import load_stored, make_network, stored_tensors
+from crossnorm_ns.norms import norms_of
 from crossnorm_ns.representation.coordinates import pixel_coordinates
 from crossnorm_ns.representation.errors import RepresentationError
+from crossnorm_ns.representation.pictures import to_8_bits
 from crossnorm_ns.representation.quantization import Code, Quantization, choose_code, pack, packed_sizes, unpack
 
 MAGIC = b"CNINR"
 VERSION = 1
 MAX_CONTENT = 2**24
 """Bytes of content that a reader unpacks at most: four million weights in float32."""
+MAX_HEADER = 2**16
+"""Bytes of the header."""
 MAX_SIDE, MAX_PIXELS = 2**16, 2**28
+MAX_LAYERS, MAX_WIDTH, MAX_FREQUENCIES = 256, 4096, 64
+"""Of the network: what a pixel may cost."""
 
 _PREFIX = struct.Struct("<5sBI")
 _LENGTH = struct.Struct("<I")
 _DIGEST_SIZE = 32
 _COLORS = 3
+_CHUNK = 2**14  # pixels rendered at a time
 # Weights have no repeated strings and no alignment: what compresses is the distribution of single bytes.
 _FILTERS = [{"id": lzma.FILTER_LZMA2, "dict_size": 2**20, "lc": 0, "lp": 0, "pb": 0}]
 
@@ -78,9 +86,10 @@ def encode(network: nn.Module, spec: ImageSpec, quantization: Quantization = "in
         RepresentationError: the network is not the one of the specification, its norms have no statistics, or its
             values cannot be stored.
     """
+    if (wrong := _excess(spec)) is not None:
+        raise RepresentationError(wrong)
     tensors = stored_tensors(network)
-    expected = {name: value.shape for name, value in _expected_tensors(spec).items()}
-    found = {name: value.shape for name, value in tensors.items()}
+    expected, found = _expected_shapes(spec), {name: tuple(value.shape) for name, value in tensors.items()}
     if found != expected:
         different = sorted(expected.items() ^ found.items())[0][0]
         raise RepresentationError(
@@ -101,8 +110,9 @@ def encode(network: nn.Module, spec: ImageSpec, quantization: Quantization = "in
     packed = [(codes[name], pack(value, codes[name])) for name, value in tensors.items()]
     order = _stream_order([(code, [len(stream) for stream in streams]) for code, streams in packed])
     content = b"".join([_LENGTH.pack(len(text)), text, *(packed[tensor][1][stream] for tensor, stream in order)])
-    if len(content) > MAX_CONTENT:
-        raise RepresentationError(f"the network takes {len(content):,} bytes, but files hold at most {MAX_CONTENT:,}")
+    for what, size, most in (("network", len(content), MAX_CONTENT), ("header", len(text), MAX_HEADER)):
+        if size > most:
+            raise RepresentationError(f"the {what} takes {size:,} bytes, but files hold at most {most:,}")
     compressed = lzma.compress(content, format=lzma.FORMAT_RAW, filters=_FILTERS)
     body = _PREFIX.pack(MAGIC, VERSION, len(compressed)) + compressed
     return body + hashlib.sha256(body).digest()
@@ -124,42 +134,61 @@ def read_file(path: Path) -> bytes:
 def decode(data: bytes) -> tuple[nn.Module, dict[str, Any]]:
     """The network of a file, in eval mode, and the file's header.
 
-    Uses no more memory than a small multiple of `MAX_CONTENT`, whatever the file claims.
+    Uses no more memory than a small multiple of `MAX_CONTENT`, whatever the file claims: nothing is built before its
+    size is known to be that of the file's content.
 
     Raises:
         CodecError: these are not the bytes of such a file, or of a damaged one.
     """
     content = _decompress(_checked_body(data))
     header, streams = _split(content)
-    spec = _read_spec(header)
-    if sum(a * b for a, b in zip(spec.hidden[:-1], spec.hidden[1:], strict=True)) > 4 * len(content):
-        raise CodecError(f"too small for the hidden layers that its header names: {_shortened(list(spec.hidden))}")
+    spec, table = _read_spec(header), _read_table(header)
+    own_streams = _tensor_streams(table, streams)
     try:
-        expected = _expected_tensors(spec)
-    except (ValueError, TypeError) as error:
-        raise CodecError(f"its header describes no network: {error}") from error
-    table = _read_table(header)
-    if [(name, shape) for name, shape, _ in table] != [(name, tuple(t.shape)) for name, t in expected.items()]:
-        raise CodecError(f"its tensors are not those of a {spec.method} network of {_shortened(list(spec.hidden))}")
+        if [(name, shape) for name, shape, _ in table] != list(_expected_shapes(spec).items()):
+            raise CodecError(f"its tensors are not those of a {spec.method} network of {_shortened(list(spec.hidden))}")
+        network = spec.make()
+    except CodecError:
+        raise
+    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+        raise CodecError(f"its header describes no network: {str(error).splitlines()[0]}") from error
     state = {}
-    for (name, shape, code), own in zip(table, _tensor_streams(table, streams), strict=True):
+    for (name, shape, code), own in zip(table, own_streams, strict=True):
         state[name] = unpack(own, shape, code)
         if not torch.isfinite(state[name]).all():
             raise CodecError(f"{name} holds NaN or infinite values")
-    network = spec.make()
-    network.load_state_dict(_with_moving_averages(state))
+    load_stored(network, state)
     return network.eval(), header
 
 
-@torch.no_grad()
-def render(network: nn.Module, height: int, width: int, chunk_size: int = 2**16) -> Float[Tensor, "height width 3"]:
+def render(network: nn.Module, height: int, width: int, chunk_size: int = _CHUNK) -> Float[Tensor, "height width 3"]:
     """The image of a network in eval mode; colours as the network gives them, unclipped.
 
     At another size than it was trained at the network shows the same picture, finer or coarser.
     """
-    points = pixel_coordinates(height, width).to(next(network.parameters()))
-    colors = torch.cat([network(some) for some in points.split(chunk_size)])
-    return colors.reshape(height, width, _COLORS)
+    return torch.cat([colors for _, colors in _rendered_rows(network, height, width, chunk_size)])
+
+
+def render_8_bits(
+    network: nn.Module, height: int, width: int, chunk_size: int = _CHUNK
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The same, clipped and rounded to 8 bits some rows at a time: takes little more memory than the result."""
+    image = np.empty((height, width, _COLORS), dtype=np.uint8)
+    for rows, colors in _rendered_rows(network, height, width, chunk_size):
+        image[rows.start : rows.stop] = to_8_bits(colors.cpu().numpy())
+    return image
+
+
+def _rendered_rows(
+    network: nn.Module, height: int, width: int, chunk_size: int
+) -> Iterator[tuple[range, Float[Tensor, "rows width 3"]]]:
+    step = max(1, chunk_size // width)
+    for start in range(0, height, step):
+        rows = range(start, min(start + step, height))
+        points = pixel_coordinates(height, width, rows).to(next(network.parameters()))
+        with torch.no_grad():
+            colors = torch.cat([network(some) for some in points.split(chunk_size)])
+        yield rows, colors.reshape(len(rows), width, _COLORS)
 
 
 def bits_per_pixel(data: bytes, height: int, width: int) -> float:
@@ -167,24 +196,26 @@ def bits_per_pixel(data: bytes, height: int, width: int) -> float:
     return 8 * len(data) / (height * width)
 
 
-def _expected_tensors(spec: ImageSpec) -> dict[str, Tensor]:
-    """The tensors that a file of this specification holds: a training pass creates the norms' statistics."""
-    state = torch.random.get_rng_state()
-    network = spec.make()
-    torch.random.set_rng_state(state)
-    with torch.enable_grad():
-        network(torch.zeros(2, 2))
-    return stored_tensors(network)
+def _expected_shapes(spec: ImageSpec) -> dict[str, tuple[int, ...]]:
+    """Of the tensors that a file of this specification holds; takes no memory for them."""
+    with torch.device("meta"):
+        network = spec.make()
+        for norm in norms_of(network):
+            if norm.formula.uses_columns:
+                norm.add_domain(norm.domain)
+        return {name: tuple(value.shape) for name, value in stored_tensors(network).items()}
 
 
-def _with_moving_averages(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Adds what training would go on from: the moving averages start at the stored statistics."""
-    averages = {}
-    for name, value in state.items():
-        prefix, _, last = name.rpartition(".")
-        if ".domains." in prefix:
-            averages[f"{prefix}.running_{last}"] = value
-    return {**state, **averages}
+def _excess(spec: ImageSpec) -> str | None:
+    """What of a network is more than readers take; None if nothing is."""
+    if not 1 <= len(spec.hidden) <= MAX_LAYERS or max(spec.hidden) > MAX_WIDTH:
+        return (
+            f"files hold networks of 1 to {MAX_LAYERS} hidden layers of at most {MAX_WIDTH}, "
+            f"but this one has {_shortened(list(spec.hidden))}"
+        )
+    if (frequencies := spec.options.get("num_frequencies", 1)) > MAX_FREQUENCIES:
+        return f"files hold networks with num_frequencies of at most {MAX_FREQUENCIES}, but this one has {frequencies}"
+    return None
 
 
 def _stream_order(tensors: Sequence[tuple[str, list[int]]]) -> list[tuple[int, int]]:
@@ -229,8 +260,8 @@ def _split(content: bytes) -> tuple[dict[str, Any], bytes]:
     if len(content) < _LENGTH.size:
         raise CodecError("its content has no header")
     (length,) = _LENGTH.unpack_from(content)
-    if length > len(content) - _LENGTH.size:
-        raise CodecError(f"its header claims {length} bytes, more than there are")
+    if length > min(len(content) - _LENGTH.size, MAX_HEADER):
+        raise CodecError(f"its header claims {length:,} bytes, more than there are or than the {MAX_HEADER:,} allowed")
     text = content[_LENGTH.size : _LENGTH.size + length]
     try:
         header = json.loads(text.decode(), parse_constant=_refuse_constant)
@@ -253,13 +284,18 @@ def _read_spec(header: dict[str, Any]) -> ImageSpec:
     width: Any = header.get("width")
     if not isinstance(method, str):
         raise CodecError("its header names no method")
-    if not _is_shape(hidden) or not 1 <= len(hidden) <= 256:
+    if not _is_shape(hidden):
         raise CodecError(f"its header has no widths of hidden layers, but {_shortened(hidden)}")
     if not _is_shape([height, width]) or max(height, width) > MAX_SIDE or height * width > MAX_PIXELS:
         raise CodecError(f"its header has an image size of {_shortened(height)} by {_shortened(width)} pixels")
     if not isinstance(options, dict) or not all(_is_number(value) for value in options.values()):
         raise CodecError(f"its header has options that are no numbers: {_shortened(options)}")
-    return ImageSpec(method, tuple(hidden), height, width, options)
+    if header.get("quantization") not in get_args(Quantization):
+        raise CodecError(f"its header names no quantization, but {_shortened(header.get('quantization'))}")
+    spec = ImageSpec(method, tuple(hidden), height, width, options)
+    if (wrong := _excess(spec)) is not None:
+        raise CodecError(wrong)
+    return spec
 
 
 def _read_table(header: dict[str, Any]) -> list[tuple[str, tuple[int, ...], Code]]:

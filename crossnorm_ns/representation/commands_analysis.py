@@ -82,12 +82,13 @@ class NTKCommand(_AnalysisOptions):
 
         from crossnorm_ns.representation import kernel_analysis as analysis
         from crossnorm_ns.representation.analysis_files import write_figure, write_json
+        from crossnorm_ns.representation.errors import RepresentationError
 
         hidden = self.hidden()
         if self.num_seeds < 1 or any(step < 0 for step in self.steps) or not self.steps:
-            from crossnorm_ns.representation.errors import RepresentationError
-
             raise RepresentationError("--num-seeds must be at least 1, and --steps at least one number from 0 on")
+        if min(self.growth_samples, default=2) < 2 or min(self.growth_widths, default=1) < 1:
+            raise RepresentationError("--growth-samples must be numbers from 2 on, and --growth-widths from 1 on")
         console = Console()
         seeds = tuple(range(self.seed, self.seed + self.num_seeds))
         snapshots = []

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -36,43 +36,32 @@ class _FitOptions:
     device: str | None = None
     """cpu, cuda, cuda:1, ... By default the GPU if there is one."""
 
-    def points(self, image: Path, method: str, network: str) -> list[tuple[RatePoint, bytes]]:
-        """Trains a network on an image, and stores it in each quantisation."""
-        from crossnorm_ns.networks import METHODS
+    def points(self, image: Path, method: str, network: str) -> dict[Quantization, tuple[RatePoint, bytes]]:
+        """Trains a network on an image, and stores it in each quantisation that holds it."""
         from crossnorm_ns.representation.codec import ImageSpec
         from crossnorm_ns.representation.errors import RepresentationError
         from crossnorm_ns.representation.fit import fit
-        from crossnorm_ns.representation.options import FitOptions
-        from crossnorm_ns.representation.presets import PRESETS, family, parse_network
+        from crossnorm_ns.representation.presets import parse_network
         from crossnorm_ns.representation.progress import progress_bar
         from crossnorm_ns.representation.rate_distortion import network_points
-        from crossnorm_ns.representation.runs import choose_device
+        from crossnorm_ns.representation.runs import RunSpec, choose_device
         from crossnorm_ns.representation.tasks import ImageTask
 
-        if method not in METHODS:
-            raise RepresentationError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
-        device, hidden, preset = choose_device(self.device), parse_network(network), PRESETS[self.preset]["image"]
+        spec = RunSpec("image", image, method, self.preset, network, self.learning_rate, self.steps, self.seed)
+        spec, hidden, device = spec.completed(), parse_network(network), choose_device(self.device)
         task = ImageTask.open(image)
         if self.preset == "quick" and task.num_points > _QUICK_BATCH:
             task.batch_size = _QUICK_BATCH
         task.to(device)
-        rate = preset.learning_rates[family(method)] if self.learning_rate is None else self.learning_rate
-        steps = preset.num_steps(task) if self.steps is None else self.steps
-        options = FitOptions(
-            steps=steps,
-            learning_rate=rate,
-            schedule=preset.schedule,
-            final_factor=preset.final_factor,
-            seed=self.seed,
-            evaluate_every=max(1, preset.evaluate_every, steps // _EVALUATIONS),
-            max_seconds=self.max_seconds,
-        )
-        run = fit(task, method, hidden, options, progress=progress_bar(f"{method} {network}"))
+        options = spec.fit_options(task, max_seconds=self.max_seconds)
+        options = replace(options, evaluate_every=max(options.evaluate_every, options.steps // _EVALUATIONS))
+        settings, progress = spec.network_options(), progress_bar(f"{method} {network}")
+        run = fit(task, method, hidden, options, network_options=settings, progress=progress)
         if not run.metrics:
             raise RepresentationError("training diverged: choose a smaller --learning-rate")
         height, width = task.size
-        spec = ImageSpec(method, hidden, height, width)
-        return network_points(run.network.cpu(), spec, task.signal.cpu().reshape(height, width, 3))
+        stored_as = ImageSpec(method, hidden, height, width, settings)
+        return network_points(run.network.cpu(), stored_as, task.signal.cpu().reshape(height, width, 3))
 
 
 @dataclass(kw_only=True)
@@ -95,12 +84,17 @@ class CompressCommand(_FitOptions):
         from rich.console import Console
 
         from crossnorm_ns.files import atomic_file
+        from crossnorm_ns.representation.errors import RepresentationError
 
         points = self.points(self.image, self.method, self.network)
-        chosen = dict(zip(get_args(Quantization), (data for _, data in points), strict=True))[self.quantization]
+        if self.quantization not in points:
+            raise RepresentationError(
+                f"{self.quantization} cannot hold the values of this network: use --quantization {', '.join(points)}"
+            )
+        chosen = points[self.quantization][1]
         with atomic_file(self.output) as file:
             file.write(chosen)
-        show_points([point for point, _ in points], f"{self.method} {self.network} on {self.image.name}")
+        show_points([point for point, _ in points.values()], f"{self.method} {self.network} on {self.image.name}")
         Console().print(
             f"wrote {self.output} ({self.quantization}, {len(chosen):,} bytes)",
             soft_wrap=True,
@@ -124,9 +118,8 @@ class DecompressCommand:
         from rich.console import Console
 
         from crossnorm_ns.files import atomic_file
-        from crossnorm_ns.representation.codec import CodecError, bits_per_pixel, decode, read_file, render
+        from crossnorm_ns.representation.codec import CodecError, bits_per_pixel, decode, read_file, render_8_bits
         from crossnorm_ns.representation.errors import RepresentationError
-        from crossnorm_ns.representation.rate_distortion import to_8_bits
 
         kind = Image.registered_extensions().get(self.output.suffix.lower())
         if kind is None or kind not in Image.SAVE:
@@ -138,7 +131,7 @@ class DecompressCommand:
             raise CodecError(f"{self.file}: {error}") from error
         height, width = header["height"], header["width"]
         with atomic_file(self.output) as file:
-            Image.fromarray(to_8_bits(render(network, height, width))).save(file, format=kind)
+            Image.fromarray(render_8_bits(network, height, width)).save(file, format=kind)
         hidden = ", ".join(map(str, header["hidden"]))
         Console().print(
             f"{header['method']} with hidden layers {hidden} in {header['quantization']}, {len(data):,} bytes, "
@@ -172,7 +165,7 @@ class RateDistortionCommand(_FitOptions):
         found = jpeg_points(read_image(self.image))
         for method in self.methods:
             for network in self.networks:
-                found += [point for point, _ in self.points(self.image, method, network)]
+                found += [point for point, _ in self.points(self.image, method, network).values()]
         write_json({"image": str(self.image), "points": [asdict(p) for p in found]}, self.output / "points.json")
         write_figure(rate_distortion_figure(found), self.output / "curves.png")
         show_points(found, f"rate and distortion of {self.image.name}")

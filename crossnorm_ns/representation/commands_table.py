@@ -75,6 +75,8 @@ class TableCommand:
         from crossnorm_ns.representation.table_report import write_report
         from crossnorm_ns.representation.table_results import TableResults
 
+        if self.workers is not None and self.workers < 1:
+            raise RepresentationError(f"{self.workers} worker processes were asked for, but at least 1 is needed")
         grid = Grid(
             self.task,
             self.inputs,

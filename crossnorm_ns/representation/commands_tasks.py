@@ -102,6 +102,13 @@ def _show(result: dict[str, Any], folder: Path) -> None:
         f"{ending[result['ending']]}; best at step {result['best_step']}",
         highlight=False,
     )
+    if (highest := result["highest"]) is not None:
+        name, digits = ("PSNR", 2) if "psnr" in highest else ("IoU", 4)
+        console.print(
+            f"highest {name} of all evaluations, chosen by the truth: {highest[name.lower()]:.{digits}f} at step "
+            f"{highest['step']}",
+            highlight=False,
+        )
     console.print(f"wrote {folder}", soft_wrap=True, highlight=False, markup=False)
 
 
@@ -157,7 +164,7 @@ class CTCommand(TaskCommand):
     downscale: int | None = None
     """How many times smaller the slice becomes. By default the preset's: 2, or 1."""
     num_angles: int | None = None
-    """Of the scan, over [0, 180] degrees. By default the preset's: 50, or 100."""
+    """Of the scan, over [0, 180] degrees. By default the preset's: 100."""
     detector: Literal["width", "diagonal"] | None = None
     """width: as wide as the slice, which loses what leaves the frame while it turns (WIRE). diagonal: sees all.
     By default width."""

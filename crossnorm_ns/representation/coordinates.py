@@ -7,16 +7,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def pixel_coordinates(height: int, width: int) -> Float[Tensor, "pixels 2"]:
-    """(row, column) of each pixel, row by row, as 2 * index / (height - 1) - 1.
+def pixel_coordinates(height: int, width: int, rows: range | None = None) -> Float[Tensor, "pixels 2"]:
+    """(row, column) of each pixel, row by row, as 2 * index / (height - 1) - 1; of some rows, or of all.
 
     Norm-INR (and COIN before it) divides both indices by the height, so pixels stay square: the rows of a picture fill
     [-1, 1], its columns the same range only where it is a square.
     """
     scale = 2 / max(height - 1, 1)
-    rows = torch.arange(height) * scale - 1
+    rows = range(height) if rows is None else rows
     columns = torch.arange(width) * scale - 1
-    return torch.cartesian_prod(rows, columns)
+    return torch.cartesian_prod(torch.arange(rows.start, rows.stop) * scale - 1, columns)
 
 
 def grid_coordinates(*size: int) -> Float[Tensor, "points dims"]:

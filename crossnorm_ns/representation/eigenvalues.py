@@ -66,12 +66,16 @@ def log10_above_rounding(eigenvalues: Float[Tensor, " number"]) -> Float[np.ndar
     return eigenvalues.double().clamp_min(_FLOOR * float(eigenvalues.max())).log10().cpu().numpy()
 
 
-def log_histogram(eigenvalues: Float[Tensor, " number"], bins: int = 40) -> tuple[list[int], list[float]]:
-    """Counts over bins of equal width in log10, and the bins' edges (bins + 1 values of log10)."""
-    values = log10_above_rounding(eigenvalues)
+def log_edges(several: Sequence[Float[Tensor, " number"]], bins: int = 40) -> Float[np.ndarray, " edges"]:
+    """Edges of bins of equal width in log10 (bins + 1 values of log10) over the eigenvalues of several kernels."""
+    values = np.concatenate([log10_above_rounding(eigenvalues) for eigenvalues in several])
     low, high = float(values.min()), float(values.max())
-    counts, edges = np.histogram(values, bins=bins, range=(low, high if high > low else low + 1))
-    return counts.tolist(), edges.tolist()
+    return np.linspace(low, high if high > low else low + 1, bins + 1)
+
+
+def log_histogram(eigenvalues: Float[Tensor, " number"], edges: Float[np.ndarray, " edges"]) -> list[int]:
+    """How many eigenvalues lie in each bin of `log_edges`."""
+    return np.histogram(log10_above_rounding(eigenvalues), edges)[0].tolist()
 
 
 def points_on_a_line(samples: int, in_dim: int = 1) -> Float[Tensor, "samples in_dim"]:

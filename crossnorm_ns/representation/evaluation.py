@@ -47,6 +47,23 @@ def outputs_of(network: nn.Module, task: Task, block_size: int = _BLOCK) -> Floa
     return outputs
 
 
+def check_statistics(task: Task, statistics: str, chunk_size: int) -> None:
+    """Refuses what `outputs_with` cannot do.
+
+    Raises:
+        RepresentationError: no such statistics, chunks without any, or more points than fit in one pass.
+    """
+    if statistics not in get_args(Statistics):
+        raise RepresentationError(f"unknown statistics {statistics!r}: choose one of {', '.join(get_args(Statistics))}")
+    if chunk_size < 2:
+        raise RepresentationError(f"a chunk of {chunk_size} points has no statistics: give at least 2")
+    if statistics == "batch" and task.num_points > _LARGEST_BATCH:
+        raise RepresentationError(
+            f"the statistics of {task.num_points:,} points together need one pass over all of them, which is "
+            f"possible up to {_LARGEST_BATCH:,}: use stored statistics, or a coarser grid"
+        )
+
+
 def outputs_with(
     network: nn.Module, task: Task, statistics: Statistics, chunk_size: int = CHUNK_SIZE
 ) -> Float[Tensor, "points out_dim"]:
@@ -64,21 +81,13 @@ def outputs_with(
         chunk_size: points in a chunk.
 
     Raises:
-        RepresentationError: no such statistics, chunks without any, or more points than fit in one pass.
+        RepresentationError: as `check_statistics`.
     """
-    if statistics not in get_args(Statistics):
-        raise RepresentationError(f"unknown statistics {statistics!r}: choose one of {', '.join(get_args(Statistics))}")
-    if chunk_size < 2:
-        raise RepresentationError(f"a chunk of {chunk_size} points has no statistics: give at least 2")
+    check_statistics(task, statistics, chunk_size)
     if statistics == "stored":
         return outputs_of(network, task)
     network = copy.deepcopy(network)
     if statistics == "batch":
-        if task.num_points > _LARGEST_BATCH:
-            raise RepresentationError(
-                f"the statistics of {task.num_points:,} points together need one pass over all of them, which is "
-                f"possible up to {_LARGEST_BATCH:,}: use stored statistics, or a coarser grid"
-            )
         calibrate(network, [(task.coordinates(),)])
         return outputs_of(network, task)
     outputs = torch.empty(task.num_points, task.out_dim, device=task.device)

@@ -47,6 +47,17 @@ class Run:
     history: list[Entry]
     ending: Ending
 
+    def highest(self, metric: str) -> dict[str, float] | None:
+        """The highest value of a metric over all evaluations and its step: an iterate chosen by the truth.
+
+        None if it was never finite.
+        """
+        entries = [entry for entry in self.history if math.isfinite(entry[metric])]
+        if not entries:
+            return None
+        best = max(entries, key=lambda entry: entry[metric])
+        return {metric: best[metric], "step": best["step"]}
+
 
 def fit(
     task: Task,
@@ -62,8 +73,11 @@ def fit(
     """Fits a network to a task.
 
     Everything random follows from `options.seed`: on the CPU, with the same number of threads, two runs are equal to
-    the bit, and so is a run that was interrupted and resumed. Non-finite losses end the run; what was best before
-    counts.
+    the bit, and so is a run that was interrupted and resumed. The exception is `max_seconds`: where it ends a run, and
+    so where its last evaluation is, depends on the clock; a run that goes on from there takes the same steps, but has
+    one evaluation more to choose its best network from. Non-finite losses end the run; what was best before counts.
+    `best.pt` and `last.pt` are written also where training is interrupted, the latter then with the moving averages of
+    its norms.
 
     Args:
         task: on the device to train on.
@@ -82,11 +96,14 @@ def fit(
     training = Training(task, {"method": method, **sizes, **(network_options or {})}, options)
     files = None if folder is None else RunFolder(folder)
     history = [] if files is None else _open_folder(files, training, resume)
-    ending = _train(training, history, files, progress)
+    try:
+        ending = _train(training, history, files, progress)
+    finally:
+        if files is not None and training.state.step > 0:
+            save_network(training.architecture, training.best_weights(), files.path / "best.pt")
+            save_network(training.architecture, training.network.state_dict(), files.path / "last.pt")
     if files is not None:
         training.save(files)
-        save_network(training.architecture, training.best_weights(), files.path / "best.pt")
-        save_network(training.architecture, training.network.state_dict(), files.path / "last.pt")
     state, last = training.state, history[-1]
     best = copy.deepcopy(training.network)
     best.load_state_dict(training.best_weights())

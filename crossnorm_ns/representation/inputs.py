@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
+import math
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +22,39 @@ def read_image(path: Path, side: int | None = None) -> Float[Tensor, "height wid
             keeps the image as it is.
 
     Raises:
-        RepresentationError: it is not an image, or is smaller than `side`.
+        RepresentationError: it is not an image, its values have no known range, or it is smaller than `side`.
     """
     from PIL import Image
 
+    if side is not None and side < 1:
+        raise RepresentationError(f"an image cannot be shrunk to {side}x{side} pixels: give at least 1")
     picture = _open_image(path)
+    if picture.mode.startswith(("I", "F")):
+        return _square(_deep_gray(picture, path)[..., None].expand(-1, -1, 3), side, path)
     if "A" in picture.getbands() or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     pixels = torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255)
+    return _square(pixels, side, path)
+
+
+def _deep_gray(picture, path: Path) -> Float[Tensor, "height width"]:
+    """Values in [0, 1] of a gray picture with more than 8 bits."""
+    values = np.asarray(picture).astype(np.float32)
+    if picture.mode.startswith("I;16") or picture.format == "PNG":  # older versions of Pillow call these I
+        return torch.from_numpy(values / 65535)
+    if picture.mode == "F" and np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1:
+        return torch.from_numpy(values)
+    raise RepresentationError(
+        f"{path} has values from {values.min():g} to {values.max():g} in {picture.mode} (32 bits), of which white is "
+        "not known: save it with 8 or 16 bits, or as real numbers in [0, 1]"
+    )
+
+
+def _square(pixels: Float[Tensor, "_ _ 3"], side: int | None, path: Path) -> Float[Tensor, "height width 3"]:
+    """The square in the middle, shrunk to `side`; None leaves the picture as it is."""
     if side is None:
-        return pixels
+        return pixels.contiguous()
     height, width, _ = pixels.shape
     square = min(height, width)
     if side > square:
@@ -51,12 +73,19 @@ def read_gray_image(path: Path, downscale: int = 1) -> Float[Tensor, "height wid
         downscale: how many times smaller it becomes, by averaging areas.
 
     Raises:
-        RepresentationError: it is not an image, or has one value everywhere.
+        RepresentationError: it is not an image, has one value everywhere, or NaN or infinite ones, or `downscale` is
+            less than 1.
     """
+    if downscale < 1:
+        raise RepresentationError(f"an image cannot be made {downscale} times smaller: give at least 1")
     picture = _open_image(path)
-    if not picture.mode.startswith(("I", "F", "L", "1")):
+    if picture.mode == "LA":
+        picture = picture.getchannel("L")
+    elif picture.mode not in ("1", "L", "I", "F") and not picture.mode.startswith("I;16"):
         picture = picture.convert("RGB").getchannel("G")
     pixels = torch.from_numpy(np.asarray(picture).astype(np.float32))
+    if not torch.isfinite(pixels).all():
+        raise RepresentationError(f"{path} holds values that are NaN or infinite")
     low, high = float(pixels.min()), float(pixels.max())
     if not low < high:
         raise RepresentationError(f"{path} has the value {low:g} everywhere: there is nothing to reconstruct")
@@ -78,7 +107,9 @@ def read_volume(path: Path, size: int | None = None) -> Float[Tensor, "x y z"]:
         RepresentationError: it cannot be read, has not three axes, holds NaN, infinite or negative values, or is empty,
             constant, or smaller than `size`.
     """
-    array = _read_array(path, "volume")
+    if size is not None and size < 1:
+        raise RepresentationError(f"a volume cannot be shrunk to {size}^3: give at least 1")
+    array = _read_arrays(path, "volume")["volume"]
     if array.ndim != 3 or 0 in array.shape:
         raise RepresentationError(f"{path} holds an array of shape {array.shape}, but a volume has three axes")
     if array.dtype.kind not in "biuf":
@@ -107,16 +138,19 @@ def read_occupancy_grid(path: Path) -> Bool[np.ndarray, "x y z"]:
     Values of 0.5 and more are inside.
 
     Raises:
-        RepresentationError: it cannot be read, has not three axes, or holds NaN.
+        RepresentationError: it cannot be read, has not three axes, or holds no real numbers, or NaN.
     """
-    array = _read_array(path, "packed")
-    if path.suffix.lower() == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
-            if "packed" in arrays and "shape" in arrays:
-                shape = tuple(int(n) for n in arrays["shape"])
-                if array.dtype != np.uint8 or array.size * 8 < np.prod(shape):
-                    raise RepresentationError(f"{path} packs fewer bits than a grid of shape {shape} has voxels")
-                array = np.unpackbits(array, count=int(np.prod(shape))).reshape(shape)
+    arrays = _read_arrays(path, "packed", "shape")
+    array = arrays["packed"]
+    if "shape" in arrays:
+        shape = tuple(arrays["shape"].ravel().tolist())
+        if len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
+            raise RepresentationError(f"{path} has the shape {shape}, but a voxel grid has three axes of 1 and more")
+        if array.dtype != np.uint8 or array.size * 8 < math.prod(shape):
+            raise RepresentationError(f"{path} packs fewer bits than a grid of shape {shape} has voxels")
+        array = np.unpackbits(array, count=math.prod(shape)).reshape(shape)
+    if array.dtype.kind not in "biuf":
+        raise RepresentationError(f"{path} holds values of type {array.dtype}, but a voxel grid has real numbers")
     if array.ndim != 3 or 0 in array.shape:
         raise RepresentationError(f"{path} holds an array of shape {array.shape}, but a voxel grid has three axes")
     if array.dtype.kind == "f" and np.isnan(array).any():
@@ -141,23 +175,27 @@ def _average(image: Float[Tensor, "channels _ _"], height: int, width: int) -> F
     return torch.nn.functional.adaptive_avg_pool2d(image, (height, width))
 
 
-def _read_array(path: Path, name: str) -> np.ndarray:
-    """The only array of a .npy or .npz file, or the one called `name` among several."""
+def _read_arrays(path: Path, name: str, *others: str) -> dict[str, np.ndarray]:
+    """The only array of a .npy or .npz file, or the one called `name` among several, under that name.
+
+    Beside it those of `others` that a .npz file has too.
+    """
     if not path.is_file():
         raise RepresentationError(f"there is no file {path}")
     try:
         content = np.load(path, allow_pickle=False)
         if isinstance(content, np.ndarray):
-            return content
+            return {name: content}
         with content as arrays:
             key = name if name in arrays or len(arrays.files) != 1 else arrays.files[0]
             if key not in arrays:
                 raise RepresentationError(f"{path} holds the arrays {arrays.files}: none of them is called {name!r}")
-            return arrays[key]
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, RepresentationError):
-            raise
-        raise RepresentationError(f"{path} cannot be read as .npy or .npz: {error}") from error
+            return {name: arrays[key], **{other: arrays[other] for other in others if other in arrays}}
+    except RepresentationError:
+        raise
+    except Exception as error:  # damaged files make numpy and the readers below it raise all sorts
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise RepresentationError(f"{path} cannot be read as .npy or .npz: {reason}") from error
 
 
 def _times(size: tuple[int, ...]) -> str:

@@ -16,11 +16,12 @@ from crossnorm_ns.representation.eigenvalues import (
     describe,
     growth_with_samples,
     growth_with_width,
-    log10_above_rounding,
+    log_edges,
     log_histogram,
     mean_field_order,
     mean_statistics,
 )
+from crossnorm_ns.representation.errors import RepresentationError
 from crossnorm_ns.representation.initialization import Initialization, initial_network
 from crossnorm_ns.representation.ntk import kernel_eigenvalues, neural_tangent_kernel
 from crossnorm_ns.representation.spectrum import FREQUENCIES, sum_of_sines, train
@@ -61,8 +62,14 @@ def kernels_in_training(
     for seed in seeds:
         network = initial_network(method, hidden, seed, initialization, **options)
         for step, _ in enumerate(train(network, signal, max(found), learning_rate)):
-            if step in found:
+            if step not in found:
+                continue
+            try:
                 found[step].append(kernel_eigenvalues(neural_tangent_kernel(network, signal.points)))
+            except RepresentationError as error:
+                raise RepresentationError(
+                    f"{method}, step {step}, learning rate {learning_rate:g}: {error}; choose a smaller rate"
+                ) from error
     return [
         KernelSnapshot(method, step, mean_statistics([describe(some) for some in several]), several[0])
         for step, several in found.items()
@@ -140,11 +147,11 @@ def eigenvalue_figure(snapshots: Sequence[KernelSnapshot], bins: int = 40) -> Fi
     rows = -(-len(methods) // columns)
     figure = Figure(figsize=(2.6 * columns + 0.5, 2.1 * rows + 0.5), dpi=120, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    edges = np.histogram_bin_edges(np.concatenate([log10_above_rounding(s.eigenvalues) for s in snapshots]), bins)
+    edges = log_edges([snapshot.eigenvalues for snapshot in snapshots], bins)
     for axes, method in zip(grid.flat, methods, strict=False):
         for snapshot in snapshots:
             if snapshot.method == method:
-                counts, _ = np.histogram(log10_above_rounding(snapshot.eigenvalues), edges)
+                counts = log_histogram(snapshot.eigenvalues, edges)
                 axes.stairs(counts, np.power(10.0, edges), label=f"step {snapshot.step}")
         axes.set(xscale="log", yscale="log")
         axes.set_title(method, fontsize=9)
@@ -180,14 +187,15 @@ def as_json(snapshots: Sequence[KernelSnapshot], found: Sequence[Growth]) -> dic
     """All of it, for JSON."""
     kernels, growth = [], []
     for snapshot in snapshots:
-        counts, edges = log_histogram(snapshot.eigenvalues)
+        edges = log_edges([snapshot.eigenvalues])
+        counts = log_histogram(snapshot.eigenvalues, edges)
         kernels.append(
             {
                 "method": snapshot.method,
                 "step": snapshot.step,
                 "statistics": snapshot.statistics.as_dict(),
                 "ratios": ratios(snapshot, snapshots),
-                "histogram": {"counts": counts, "log10_edges": edges},
+                "histogram": {"counts": counts, "log10_edges": edges.tolist()},
             }
         )
     for one in found:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
 from crossnorm_ns.norms.base import norms_of
+from crossnorm_ns.representation.errors import RepresentationError
 
 _BLOCK_VALUES = 2**22  # of the gradients of single samples that are held at once
 
@@ -121,6 +122,7 @@ def jacobian_blocks(
             jacobian[start : start + flat.shape[0]] = flat
             start += flat.shape[0]
         yield jacobian
+        del jacobian  # before the next one is made
 
 
 def neural_tangent_kernel(
@@ -128,7 +130,7 @@ def neural_tangent_kernel(
     points: Float[Tensor, "samples in_dim"],
     *,
     dtype: torch.dtype = torch.float64,
-    memory: int = 2**31,
+    memory: int = 2**30,
 ) -> Float[Tensor, "outputs outputs"]:
     """J J^T of the network in train mode on this batch, J being the Jacobian of all outputs by all parameters.
 
@@ -152,12 +154,19 @@ def neural_tangent_kernel(
             kernel.addmm_(jacobian, jacobian.T)
         else:
             kernel += jacobian @ jacobian.T
+        del jacobian  # the generator makes the next one while this loop waits
     assert kernel is not None
     return kernel
 
 
 def kernel_eigenvalues(kernel: Float[Tensor, "outputs outputs"]) -> Float[Tensor, " outputs"]:
-    """Eigenvalues in float64, the largest first. A kernel has none below 0; what rounding puts there is set to 0."""
+    """Eigenvalues in float64, the largest first. A kernel has none below 0; what rounding puts there is set to 0.
+
+    Raises:
+        RepresentationError: it holds NaN or infinite values.
+    """
+    if not torch.isfinite(kernel).all():
+        raise RepresentationError("the kernel holds NaN or infinite values: the network diverged, or its weights did")
     return torch.linalg.eigvalsh(kernel.double()).flip(0).clamp_min(0)
 
 

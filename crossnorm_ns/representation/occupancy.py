@@ -24,8 +24,11 @@ def mesh_occupancy(path: Path, resolution: int) -> Bool[np.ndarray, "x y z"]:
         resolution: grid points along each axis.
 
     Raises:
-        RepresentationError: it cannot be read, has no faces, is not closed, or holds no grid point.
+        RepresentationError: it cannot be read, has no faces, is not closed, or holds no grid point, or `resolution` is
+            less than 2.
     """
+    if resolution < 2:
+        raise RepresentationError(f"a grid of {resolution}^3 points holds no shape: give a resolution of at least 2")
     mesh = _read_closed_mesh(path)
     center, half = mesh.bounds.mean(axis=0), MARGIN * np.ptp(mesh.bounds, axis=0).max() / 2
     mesh.apply_translation(-center).apply_scale(1 / half)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped, UInt8
+
+from crossnorm_ns.files import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,6 +21,19 @@ class Panel(NamedTuple):
     title: str
     reconstruction: Float[np.ndarray, "height width *channels"]
     truth: Float[np.ndarray, "height width *channels"]
+
+
+def to_8_bits(image: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+    """Values in [0, 1], clipped and rounded."""
+    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+
+
+def write_picture(pixels: Shaped[np.ndarray, "height width *channels"], path: Path) -> None:
+    """Writes a picture of 8 bits, or 16 where it is gray, as PNG."""
+    from PIL import Image
+
+    with atomic_file(path) as file:
+        Image.fromarray(pixels).save(file, format="png")
 
 
 def comparison(panels: Sequence[Panel]) -> Figure:

@@ -183,9 +183,10 @@ PRESETS: dict[PresetName, dict[TaskName, Preset]] = {
             schedule="cosine",
             final_factor=0.01,
             evaluate_every=25,
-            learning_rates=_MIDDLE,
-            tuning=_TUNING,
-            task={"downscale": 2, "num_angles": 50},
+            learning_rates={**_MIDDLE, "normalized": 3e-3},
+            tuning={**_TUNING, "normalized": (1e-3, 3e-3, 1e-2)},
+            task={"downscale": 2, "num_angles": 100},
+            network_options={"pe": {"num_frequencies": 4}},  # WIRE's rule by Nyquist, for 100 measurements
         ),
         "mri": Preset(
             networks=("2x128",),

@@ -17,6 +17,12 @@ Code = Literal["f4", "f2", "q8", "q8r"]
 """How one tensor is written: float32, float16, int8 with a scale, int8 with a scale for each row (first axis)."""
 
 _LEVELS = 127
+
+
+class OutOfRangeError(RepresentationError):
+    """A quantisation cannot hold a value that another can."""
+
+
 _DECIBELS_PER_BIT = 20 * math.log10(2)
 
 
@@ -44,7 +50,7 @@ def choose_code(name: str, values: Tensor, quantization: Quantization) -> Code:
         error_by_rows, bits_by_rows = _error_and_bits(values.flatten(1), "q8r")
         return "q8r" if error - error_by_rows > _DECIBELS_PER_BIT * (bits_by_rows - bits) else "q8"
     if float(values.abs().max()) > torch.finfo(torch.float16).max:
-        raise RepresentationError(f"{name} holds values beyond the range of float16: use float32")
+        raise OutOfRangeError(f"{name} holds values beyond the range of float16: use float32")
     return "f2"
 
 

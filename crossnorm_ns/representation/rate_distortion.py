@@ -13,8 +13,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from crossnorm_ns.functional.metrics import psnr, ssim
-from crossnorm_ns.representation.codec import ImageSpec, bits_per_pixel, decode, encode, render
-from crossnorm_ns.representation.quantization import Quantization
+from crossnorm_ns.representation.codec import ImageSpec, bits_per_pixel, decode, encode, render_8_bits
+from crossnorm_ns.representation.pictures import to_8_bits
+from crossnorm_ns.representation.quantization import OutOfRangeError, Quantization
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,11 +37,6 @@ class RatePoint:
     psnr: float
     """Of the decoded image, rounded to 8 bits, in decibels."""
     ssim: float
-
-
-def to_8_bits(image: Float[Tensor, "height width 3"]) -> UInt8[np.ndarray, "height width 3"]:
-    """Colours in [0, 1], clipped and rounded."""
-    return (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
 
 
 def measure(
@@ -65,7 +61,7 @@ def jpeg_points(
     points = []
     for quality in qualities:
         file = io.BytesIO()
-        Image.fromarray(to_8_bits(original)).save(file, "jpeg", quality=quality, optimize=True)
+        Image.fromarray(to_8_bits(original.cpu().numpy())).save(file, "jpeg", quality=quality, optimize=True)
         decoded = np.asarray(Image.open(file).convert("RGB"))
         points.append(measure("jpeg", str(quality), file.getvalue(), decoded, original))
     return points
@@ -76,19 +72,22 @@ def network_points(
     spec: ImageSpec,
     original: Float[Tensor, "height width 3"],
     quantizations: Sequence[Quantization] = get_args(Quantization),
-) -> list[tuple[RatePoint, bytes]]:
-    """A trained network as files, each decoded and rendered again.
+) -> dict[Quantization, tuple[RatePoint, bytes]]:
+    """A trained network as files, each decoded and rendered again; without those that cannot hold its values.
 
     Raises:
         RepresentationError: the network cannot be stored (see `encode`).
     """
-    points = []
+    points = {}
     for quantization in quantizations:
-        data = encode(network, spec, quantization)
+        try:
+            data = encode(network, spec, quantization)
+        except OutOfRangeError:
+            continue
         decoded, _ = decode(data)
-        image = to_8_bits(render(decoded, spec.height, spec.width))
+        image = render_8_bits(decoded, spec.height, spec.width)
         name = f"{len(spec.hidden)}x{spec.hidden[0]}"
-        points.append((measure(f"{spec.method} {quantization}", name, data, image, original), data))
+        points[quantization] = (measure(f"{spec.method} {quantization}", name, data, image, original), data)
     return points
 
 

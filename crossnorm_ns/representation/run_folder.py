@@ -66,24 +66,33 @@ class RunFolder:
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Writes `result.json`, the last file of a run: where it is, the run is finished."""
         with atomic_file(self.result) as file:
-            file.write((json.dumps(_finite(result), indent=1, allow_nan=False) + "\n").encode())
+            file.write((json.dumps(finite(result), indent=1, allow_nan=False) + "\n").encode())
 
     def read_result(self) -> dict[str, Any]:
         """What `write_result` wrote."""
         return json.loads(self.result.read_text(encoding="utf-8"))
 
 
+def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """The first entry in which a run that is there and one that is asked for differ; None if they agree."""
+    for name in [*now, *sorted(before.keys() - now.keys())]:
+        if before.get(name) != now.get(name):
+            return f"{name}: {before.get(name)} there, {now.get(name)} here"
+    return None
+
+
 def json_line(entry: Mapping[str, Any]) -> str:
     """One JSON object; numbers that are not finite are null, as JSON has none."""
-    return json.dumps(_finite(entry), allow_nan=False)
+    return json.dumps(finite(entry), allow_nan=False)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The same value for JSON: numbers in it that are not finite become None."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
-    return [_finite(entry) for entry in value] if isinstance(value, list | tuple) else value
+        return {key: finite(entry) for key, entry in value.items()}
+    return [finite(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def save_tensors(content: Mapping[str, Any], path: Path) -> None:

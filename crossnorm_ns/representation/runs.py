@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import math
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import numpy as np
 import torch
 
-from crossnorm_ns.files import atomic_file
 from crossnorm_ns.functional.marching_cubes import EmptySurfaceError
 from crossnorm_ns.networks import METHODS
+from crossnorm_ns.representation.analysis_files import write_figure
 from crossnorm_ns.representation.errors import RepresentationError
-from crossnorm_ns.representation.evaluation import CHUNK_SIZE, Statistics, outputs_of, outputs_with
+from crossnorm_ns.representation.evaluation import CHUNK_SIZE, Statistics, check_statistics, outputs_of, outputs_with
 from crossnorm_ns.representation.fit import Run, fit
 from crossnorm_ns.representation.options import FitOptions
-from crossnorm_ns.representation.pictures import comparison
+from crossnorm_ns.representation.pictures import comparison, to_8_bits, write_picture
 from crossnorm_ns.representation.presets import (
     PRESETS,
     PresetName,
@@ -79,6 +78,46 @@ class RunSpec:
         """As values that JSON has."""
         return {**asdict(self), "input": str(self.input), "changes": dict(self.changes)}
 
+    def configuration(self) -> dict[str, Any]:
+        """All that the names of preset and input stand for: two runs are the same only if these are equal."""
+        preset = PRESETS[self.preset][self.task]
+        return {
+            "steps": preset.steps if self.steps is None else self.steps,
+            "epochs": preset.epochs if self.steps is None else None,
+            "schedule": preset.schedule,
+            "final_factor": preset.final_factor,
+            "evaluate_every": preset.evaluate_every,
+            "task_options": {**preset.task, **self.changes},
+            "network_options": self.network_options(),
+            "checksum of the input": _file_checksum(self.input),
+        }
+
+    def network_options(self) -> dict[str, Any]:
+        """The preset's options of `make_network`."""
+        return PRESETS[self.preset][self.task].options_of(self.method)
+
+    def fit_options(self, task: Task, **others: Any) -> FitOptions:
+        """How the network is fitted to this task, after `completed`; `others` go to `FitOptions` as they are."""
+        preset = PRESETS[self.preset][self.task]
+        assert self.learning_rate is not None
+        options = {
+            "steps": preset.num_steps(task) if self.steps is None else self.steps,
+            "learning_rate": self.learning_rate,
+            "schedule": preset.schedule,
+            "final_factor": preset.final_factor,
+            "seed": self.seed,
+            "evaluate_every": preset.evaluate_every,
+        }
+        return FitOptions(**{**options, **others})
+
+
+def _file_checksum(path: Path) -> int:
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
+
 
 @dataclass(frozen=True)
 class RunControl:
@@ -123,35 +162,26 @@ def execute(
         RepresentationError: the input, an option or the folder cannot be used.
     """
     spec = spec.completed()
-    for mode in control.statistics:
-        if mode not in get_args(Statistics):
-            raise RepresentationError(f"unknown statistics {mode!r}: choose one of {', '.join(get_args(Statistics))}")
     device = choose_device(control.device)
     preset = PRESETS[spec.preset][spec.task]
     task = open_task(spec.task, spec.input, preset, **spec.changes).to(device)
-    assert spec.network is not None and spec.learning_rate is not None
-    options = FitOptions(
-        steps=preset.num_steps(task) if spec.steps is None else spec.steps,
-        learning_rate=spec.learning_rate,
-        schedule=preset.schedule,
-        final_factor=preset.final_factor,
-        seed=spec.seed,
-        evaluate_every=preset.evaluate_every,
-        max_seconds=control.max_seconds,
-        tensorboard=control.tensorboard,
-    )
+    for mode in control.statistics:
+        check_statistics(task, mode, control.chunk_size)
+    assert spec.network is not None
+    options = spec.fit_options(task, max_seconds=control.max_seconds, tensorboard=control.tensorboard)
     run = fit(
         task,
         spec.method,
         parse_network(spec.network),
         options,
-        network_options=preset.options_of(spec.method),
+        network_options=spec.network_options(),
         folder=folder,
         resume=control.resume,
         progress=progress,
     )
     result = {
         "spec": spec.as_json(),
+        "configuration": spec.configuration(),
         "size": task.size,
         "options": asdict(options),
         "device": device.type,
@@ -161,6 +191,7 @@ def execute(
         "best_step": run.best_step,
         "seconds": run.seconds,
         "metrics": run.metrics,
+        "highest": run.highest(task.metric),
         "last_metrics": run.last_metrics,
         "statistics": {
             mode: task.metrics(outputs_with(run.network, task, mode, control.chunk_size)) for mode in control.statistics
@@ -174,19 +205,12 @@ def execute(
 
 def _write_pictures(run: Run, task: Task, folder: Path) -> str | None:
     """Returns the name of the reconstruction's file; None where there is nothing to show."""
-    from PIL import Image
-
     if not run.metrics:
         return None
     outputs = outputs_of(run.network, task)
     views = task.views(outputs)
-    contents = io.BytesIO()
-    comparison(views).savefig(contents, format="png")
-    preview = io.BytesIO()
-    Image.fromarray((np.clip(views[0].reconstruction, 0, 1) * 255).round().astype(np.uint8)).save(preview, "png")
-    for name, picture in (("picture.png", contents), ("preview.png", preview)):
-        with atomic_file(folder / name) as file:
-            file.write(picture.getvalue())
+    write_figure(comparison(views), folder / "picture.png")
+    write_picture(to_8_bits(views[0].reconstruction), folder / "preview.png")
     try:
         return task.save(outputs, folder).name
     except EmptySurfaceError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from crossnorm_ns.files import atomic_file
+from crossnorm_ns.representation.analysis_files import write_figure, write_json
 from crossnorm_ns.representation.cells import Grid
 from crossnorm_ns.representation.page import Cells, write_page
 from crossnorm_ns.representation.paper_tables import paper_table
-from crossnorm_ns.representation.run_folder import json_line
 from crossnorm_ns.representation.table_results import TableResults, label
 
 if TYPE_CHECKING:
@@ -34,14 +33,12 @@ def write_report(results: TableResults, grid: Grid, failures: Sequence[str], out
     for network in results.networks:
         for kind, figure in (("curves", _curves(results, network)), ("pictures", _pictures(results, network))):
             path = output / f"{kind}-{network}.png"
-            with atomic_file(path) as file:
-                figure.savefig(file, format="png")
+            write_figure(figure, path)
             pictures.append((f"{kind.capitalize()}, {network}", path))
     text = "\n\n".join([f"# {title}", *notes, *(table.markdown() for table in tables)]) + "\n"
-    lines = [json_line({**result, "folder": str(cell.folder)}) for cell, result in results.runs]
-    for name, content in (("table.md", text), ("results.json", json.dumps([json.loads(x) for x in lines], indent=1))):
-        with atomic_file(output / name) as file:
-            file.write(content.encode())
+    with atomic_file(output / "table.md") as file:
+        file.write(text.encode())
+    write_json([{**result, "folder": str(cell.folder)} for cell, result in results.runs], output / "results.json")
     write_page(output / "table.html", title, notes, tables, pictures)
     return tables
 
@@ -54,7 +51,8 @@ def describe(results: TableResults, grid: Grid) -> str:
     return (
         f"Inputs {', '.join(results.inputs)} at {', '.join(sizes)}; {', '.join(map(str, steps))} steps; "
         f"seed {grid.seed}. "
-        "Each run counts with the network that had the lowest training loss of all evaluations, each method with the "
+        "Each run counts with the network that had the lowest training loss of all evaluations (rows called highest: "
+        "the evaluation nearest to the truth, as WIRE counts its CT), each method with the "
         f"learning rate that has the best {results.metric.upper()} in the mean over inputs. The paper's numbers (table "
         f"{paper_table(results.task)}) are of its own inputs, sizes and steps. {platform.machine()}, "
         f"{'; '.join(devices)}, torch {torch.__version__}."
@@ -68,7 +66,7 @@ def _findings(results: TableResults) -> list[str]:
             "The paper's ordering of the methods compared holds in every row: CN >= BN, LN, GN > none, with PE and "
             "without; PE+CN is best."
         ]
-    return [f"The paper's ordering does not hold in {len(lines)} places: {'; '.join(lines)}."]
+    return [f"The paper's ordering does not hold, or lacks a value, in {len(lines)} places: {'; '.join(lines)}."]
 
 
 def _times(results: TableResults) -> Cells:

@@ -83,6 +83,15 @@ class TableResults:
             for method in self.methods
         }
 
+    def highest(self, network: str, source: str | None = None) -> Row:
+        """The metric's highest value of all evaluations, as `row`: iterates chosen by the truth."""
+        row = {}
+        for method in self.methods:
+            runs = [self.run(name, network, method) for name in (self.inputs if source is None else [source])]
+            found = [None if run is None else run[1]["highest"] for run in runs]
+            row[method] = fmean(math.nan if one is None else one[self.metric] for one in found)
+        return row
+
     def history(self, source: str, network: str, method: str) -> list[Entry]:
         """Evaluations of the run at the best learning rate."""
         run = self.run(source, network, method)
@@ -95,9 +104,10 @@ class TableResults:
         for network in self.networks:
             for metric in METRICS[self.task]:
                 for name, source in self._sources():
-                    rows.append(
-                        self._text(f"{_NAMES[metric]} {network} {name}", self.row(network, metric, source), metric)
-                    )
+                    title = f"{_NAMES[metric]} {network} {name}"
+                    rows.append(self._text(title, self.row(network, metric, source), metric))
+                    if self.task == "ct" and metric == self.metric:
+                        rows.append(self._text(f"{title}, highest", self.highest(network, source), metric))
                     paper = self._paper_row(metric, network, name, source)
                     if paper is not None:
                         rows.append(self._text(f"{_NAMES[metric]} {network} paper{paper[0]}", paper[1], metric))
@@ -108,7 +118,7 @@ class TableResults:
         return [Cells("Results", heads, rows), Cells("Learning rates, each the best of those tried", heads, rates)]
 
     def disagreements(self) -> list[str]:
-        """Where the paper's ordering does not hold, one line each.
+        """Where the paper's ordering does not hold or a value is missing, one line each.
 
         CN at least as good as BN, LN and GN, each of them better than no norm, with PE and without; PE+CN best of all.
         """
@@ -176,13 +186,13 @@ def _key(cell: Cell) -> _Key:
 
 
 def ordering_violations(row: Row) -> list[str]:
-    """Where one row of values does not have the paper's ordering; pairs with a missing value are left out."""
+    """Where one row of values does not have the paper's ordering, or cannot show it for want of a value (NaN)."""
     pairs = []
     for base in ("relu", "pe"):
         pairs += [(f"{base}+cn", f"{base}+{other}", True) for other in ("bn", "ln", "gn")]
         pairs += [(f"{base}+{norm}", base, False) for norm in ("bn", "ln", "gn", "cn")]
     pairs += [("pe+cn", method, False) for method in row if method not in ("pe", "pe+cn", "pe+bn", "pe+ln", "pe+gn")]
-    lines = []
+    lines = [f"{label(method)} has no value: it diverged or failed" for method in row if math.isnan(row[method])]
     for better, worse, ties in pairs:
         first, second = row.get(better, math.nan), row.get(worse, math.nan)
         if first < second or (first == second and not ties):

@@ -16,7 +16,7 @@ from crossnorm_ns.networks.encoding import EncodedMLP
 from crossnorm_ns.representation.errors import RepresentationError
 from crossnorm_ns.representation.evaluation import calibrate_on, outputs_of
 from crossnorm_ns.representation.options import FitOptions
-from crossnorm_ns.representation.run_folder import Entry, RunFolder, load_tensors, save_tensors
+from crossnorm_ns.representation.run_folder import Entry, RunFolder, first_difference, load_tensors, save_tensors
 from crossnorm_ns.representation.tasks.base import Task
 
 _FORMAT = 1
@@ -128,13 +128,8 @@ class Training:
         content, identity = load_tensors(files.checkpoint), self._identity()
         if content.get("format") != _FORMAT:
             raise RepresentationError(f"{files.checkpoint} has format {content.get('format')}, but {_FORMAT} is known")
-        before = content["identity"]
-        for name in sorted(identity.keys() | before.keys()):
-            if identity.get(name) != before.get(name):
-                raise RepresentationError(
-                    f"{files.path} holds another run ({name}: {before.get(name)} there, {identity.get(name)} here): "
-                    "choose another folder"
-                )
+        if (difference := first_difference(content["identity"], identity)) is not None:
+            raise RepresentationError(f"{files.path} holds another run ({difference}): choose another folder")
         self.network.load_state_dict(content["network"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.generator.set_state(content["generator"])
@@ -146,9 +141,15 @@ class Training:
         fixed = {name: value for name, value in options.items() if name not in _FREE_OPTIONS}
         if self.options.schedule == "constant":
             del fixed["steps"]
-        described = {"task": task.name, "size": task.size, "batch_size": task.batch_size}
-        signal = zlib.crc32(task.signal.cpu().contiguous().numpy().tobytes())
-        return {**described, "checksum of the signal": signal, **self.architecture, **fixed}
+        described: dict[str, Any] = {"task": task.name, "size": task.size, "batch_size": task.batch_size}
+        described["checksum of the signal"] = _checksum(task.signal)
+        if task.full_batch:  # angles of a scan, frequencies that were drawn
+            described["checksum of the measurements"] = _checksum(task.batch(torch.Generator()).target)
+        return {**described, **self.architecture, **fixed}
+
+
+def _checksum(values: Tensor) -> int:
+    return zlib.crc32(values.cpu().contiguous().numpy().tobytes())
 
 
 def _initial_network(architecture: dict[str, Any], seed: int) -> nn.Module:

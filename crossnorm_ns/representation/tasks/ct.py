@@ -10,13 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crossnorm_ns.files import atomic_file
 from crossnorm_ns.functional.metrics import psnr, ssim
 from crossnorm_ns.functional.projections import Detector, beam_grid, project
 from crossnorm_ns.representation.coordinates import grid_coordinates
 from crossnorm_ns.representation.errors import RepresentationError
 from crossnorm_ns.representation.inputs import read_gray_image
-from crossnorm_ns.representation.pictures import Panel
+from crossnorm_ns.representation.pictures import Panel, write_picture
 from crossnorm_ns.representation.tasks.base import Batch, Task, check_sides
 
 
@@ -79,10 +78,7 @@ class CTTask(Task):
         return [Panel("", outputs.reshape(self.size).cpu().numpy(), self.signal.cpu().numpy())]
 
     def save(self, outputs: Float[Tensor, "points 1"], folder: Path) -> Path:
-        from PIL import Image
-
         path = folder / "reconstruction.png"
         pixels = (outputs.reshape(self.size).clamp(0, 1) * 65535).round().cpu().numpy().astype(np.uint16)
-        with atomic_file(path) as file:
-            Image.fromarray(pixels).save(file, format="png")
+        write_picture(pixels, path)
         return path

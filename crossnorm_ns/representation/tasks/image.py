@@ -5,17 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crossnorm_ns.files import atomic_file
 from crossnorm_ns.functional.metrics import psnr, ssim
 from crossnorm_ns.networks import num_stored_values
 from crossnorm_ns.representation.coordinates import pixel_coordinates
 from crossnorm_ns.representation.inputs import read_image
-from crossnorm_ns.representation.pictures import Panel
+from crossnorm_ns.representation.pictures import Panel, to_8_bits, write_picture
 from crossnorm_ns.representation.tasks.base import Batch, Task, check_batch_size, check_sides
 
 
@@ -74,16 +72,15 @@ class ImageTask(Task):
         return [Panel("", self._image(outputs).cpu().numpy(), self._image(self.signal).cpu().numpy())]
 
     def save(self, outputs: Float[Tensor, "points 3"], folder: Path) -> Path:
-        from PIL import Image
-
         path = folder / "reconstruction.png"
-        pixels = (self._image(outputs).clamp(0, 1) * 255).round().cpu().numpy().astype(np.uint8)
-        with atomic_file(path) as file:
-            Image.fromarray(pixels).save(file, format="png")
+        write_picture(to_8_bits(self._image(outputs).cpu().numpy()), path)
         return path
 
     def costs(self, network: nn.Module) -> dict[str, float]:
-        """Number of parameters, and the bits of all that evaluation needs, at 32 bits a number, over the pixels."""
+        """Number of parameters, and the bits of all that evaluation needs, at 32 bits a number, over the pixels.
+
+        The released code counts parameters alone: no statistics of GN and CN.
+        """
         return {**super().costs(network), "bits_per_pixel": 32 * num_stored_values(network) / self.num_points}
 
     def _image(self, values: Float[Tensor, "points 3"]) -> Float[Tensor, "height width 3"]:

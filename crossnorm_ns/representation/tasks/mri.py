@@ -26,8 +26,10 @@ DRAWS_AT_96 = 200_000
 def frequency_mask(size: tuple[int, ...], num_draws: int, seed: int = 0) -> Bool[np.ndarray, "x y z"]:
     """Which entries of the Fourier transform are measured: Gaussian draws around the zero frequency.
 
-    The variance along an axis of n entries is 2 n, so that few draws leave the grid; those that do are left out, and
-    equal ones count once. Source: Tancik et al., "Fourier Features" (NeurIPS 2020), notebook of the MRI task.
+    The standard deviation along an axis of n entries is sqrt(192) n / 96: that of the source for its 96, and in
+    proportion to n for others, so that draws in proportion to the volume cover each part of the spectrum as densely
+    as there. Draws that leave the grid are left out, and equal ones count once. Source: Tancik et al., "Fourier
+    Features" (NeurIPS 2020), notebook of the MRI task.
 
     Args:
         size: of the volume.
@@ -37,7 +39,7 @@ def frequency_mask(size: tuple[int, ...], num_draws: int, seed: int = 0) -> Bool
     Returns:
         The mask, zero frequency first.
     """
-    scale = np.sqrt(2 * np.asarray(size))
+    scale = np.sqrt(2 * 96) * np.asarray(size) / 96
     draws = np.rint(np.random.default_rng(seed).normal(size=(num_draws, len(size))) * scale).astype(np.int64)
     low = -(np.asarray(size) // 2)
     draws = draws[((draws >= low) & (draws < low + size)).all(axis=1)]
@@ -54,8 +56,8 @@ class MRITask(Task):
 
     Args:
         volume: intensities in [0, 1].
-        num_draws: frequencies drawn, see `frequency_mask`; None keeps the density of Fourier Features, 200,000 for
-            96^3.
+        num_draws: frequencies drawn, see `frequency_mask`; None draws as many for each voxel as Fourier Features,
+            200,000 for 96^3, which covers the centre of the spectrum alike at every size.
         seed: of the draws.
 
     Raises:

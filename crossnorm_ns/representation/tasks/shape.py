@@ -67,7 +67,7 @@ class ShapeTask(Task):
             RepresentationError: the file cannot be used.
         """
         if path.suffix.lower() not in (".npz", ".npy"):
-            return cls(torch.from_numpy(mesh_occupancy(path, resolution or 512)), batch_size)
+            return cls(torch.from_numpy(mesh_occupancy(path, 512 if resolution is None else resolution)), batch_size)
         grid = read_occupancy_grid(path)
         if resolution is not None:
             grid = _coarsen(grid, resolution, path)
