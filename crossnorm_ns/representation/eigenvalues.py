@@ -66,7 +66,7 @@ def log10_above_rounding(eigenvalues: Float[Tensor, " number"]) -> Float[np.ndar
     return eigenvalues.double().clamp_min(_FLOOR * float(eigenvalues.max())).log10().cpu().numpy()
 
 
-def log_edges(several: Sequence[Float[Tensor, "_"]], bins: int = 40) -> Float[np.ndarray, " edges"]:
+def log_edges(several: Sequence[Float[Tensor, " _"]], bins: int = 40) -> Float[np.ndarray, " edges"]:
     """Edges of bins of equal width in log10 (bins + 1 values of log10) over the eigenvalues of several kernels."""
     values = np.concatenate([log10_above_rounding(eigenvalues) for eigenvalues in several])
     low, high = float(values.min()), float(values.max())
