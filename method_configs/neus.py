@@ -64,9 +64,8 @@ def tiny_config(
 ) -> CrossNormTrainerConfig:
     """NeuS that learns pictures of about 100x100 on two CPU cores in minutes.
 
-    Networks of 4 x 64 and 2 x 64, 24 + 24 samples, 256 rays a step, from all pictures and not one: both sides learn
-    more from such batches, and norms by far (docs/RESULTS.md). The colour's network has the other's norm unless it is
-    given its own.
+    Networks of 4 x 64 and 2 x 64, 24 + 24 samples, 256 rays a step, from all pictures and not one, which gives norms
+    statistics of the whole scene. The colour's network has the other's norm unless it is given its own.
     """
     model = NeuSModelConfig(
         sdf_norm=norm,
