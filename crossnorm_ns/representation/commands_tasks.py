@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -14,7 +15,7 @@ _Input = Annotated[Path, tyro.conf.arg(aliases=["--input"])]
 
 
 @dataclass(kw_only=True)
-class TaskCommand:
+class TaskCommand(ABC):
     """Options of all tasks."""
 
     task: ClassVar[TaskName]
@@ -48,13 +49,13 @@ class TaskCommand:
     chunk_size: int = 4096
     """Points of a chunk, for --statistics chunks."""
 
+    @abstractmethod
     def path(self) -> Path:
         """The file of the signal."""
-        raise NotImplementedError
 
+    @abstractmethod
     def changes(self) -> dict[str, Any]:
         """Options of the task's `open` that were given."""
-        raise NotImplementedError
 
     def run(self) -> None:
         """Fits, writes the results and prints them."""
