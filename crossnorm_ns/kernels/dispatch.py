@@ -19,6 +19,7 @@ from crossnorm_ns.kernels.extension import load_cpu_kernels
 
 KernelChoice = Literal["auto", "compiled", "plain"]
 MAX_CUDA_CHANNELS = 4096
+_CHOICES = get_args(KernelChoice)
 _CPU_DTYPES = (torch.float32, torch.float64)
 _CUDA_DTYPES = (*_CPU_DTYPES, torch.float16, torch.bfloat16)
 
@@ -59,8 +60,8 @@ def chooses_kernel(x: Tensor, choice: KernelChoice = "auto") -> bool:
     """
     if choice == "auto":
         choice = os.environ.get("CROSSNORM_KERNELS", "auto")  # type: ignore[assignment]
-    if choice not in get_args(KernelChoice):
-        raise ValueError(f"unknown kernels {choice!r}: choose one of {', '.join(get_args(KernelChoice))}")
+    if choice not in _CHOICES:
+        raise ValueError(f"unknown kernels {choice!r}: choose one of {', '.join(_CHOICES)}")
     if choice == "plain":
         return False
     available = supports(x)

@@ -9,8 +9,7 @@
 //   bn        c = m                              D = v (N - 1) / N + eps
 //   gn        c = mean of m                      D = sum over columns of ((N - 1) v + N (m - c)^2) / (N C - 1) + eps
 //   y = (x - c) D^-1/2 weight + bias, and max(y, 0) where a ReLU is fused
-// The paper's D is a ((N - 1) v + N (m - c)^2 + q + C (p - c)^2 - (x - c)^2) + eps with its squares multiplied out, which
-// is a ((N - 1) v + q) + a C (1 - a C) (p - m)^2 + 2 a^2 C (p - m) (x - m) - a (1 + a) (x - m)^2 + eps.
+// The paper's D is a ((N - 1) v + N (m - c)^2 + q + C (p - c)^2 - (x - c)^2) + eps, its squares taken about m.
 // The plain twin is crossnorm_ns/functional/normalization.py.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
@@ -91,11 +90,11 @@ ALWAYS_INLINE Pack<float> keep(Pack<float> pack, All) { return pack; }
 ALWAYS_INLINE Pack<double> keep(Pack<double> pack, All) { return pack; }
 
 template <typename T>
-ALWAYS_INLINE Pack<T> inverse_sqrt_by_root(Pack<T> pack) {
+ALWAYS_INLINE Pack<T> twice_inverse_by_root(Pack<T> pack) {
     T numbers[kLanes<T>];
     store(numbers, pack);
 #pragma omp simd
-    for (int64_t i = 0; i < kLanes<T>; ++i) numbers[i] = 1 / std::sqrt(numbers[i]);
+    for (int64_t i = 0; i < kLanes<T>; ++i) numbers[i] = 2 / std::sqrt(numbers[i]);
     return load(numbers);
 }
 
@@ -170,18 +169,18 @@ ALWAYS_INLINE double total(Pack<double> pack) {
 }
 #endif
 
-// (2 h)^-1/2. AVX-512 has an estimate of 14 bits, which takes one Newton step; there an infinite h counts as the
-// largest that has a finite double, since the step would make NaN of it. NaN stays.
+// 2 D^-1/2. AVX-512 has an estimate of 14 bits, which takes one Newton step; there an infinite D counts as the largest
+// finite one, since the step would make NaN of it. NaN stays. Twice, since the step has a half that others can take.
 #if defined(__AVX512F__)
-ALWAYS_INLINE Pack<float> inverse_sqrt_of_double(Pack<float> pack) {
-    const __m512 h = _mm512_min_ps(_mm512_set1_ps(std::numeric_limits<float>::max() / 2), (__m512)pack);
-    const Pack<float> r = (Pack<float>)_mm512_rsqrt14_ps(_mm512_add_ps(h, h));
-    return r * (1.5f - (Pack<float>)h * (r * r));
+ALWAYS_INLINE Pack<float> twice_inverse_sqrt(Pack<float> pack) {
+    const __m512 d = _mm512_min_ps(_mm512_set1_ps(std::numeric_limits<float>::max()), (__m512)pack);
+    const Pack<float> r = (Pack<float>)_mm512_rsqrt14_ps(d);
+    return r * (3 - (Pack<float>)d * r * r);
 }
 #else
-ALWAYS_INLINE Pack<float> inverse_sqrt_of_double(Pack<float> h) { return inverse_sqrt_by_root<float>(h + h); }
+ALWAYS_INLINE Pack<float> twice_inverse_sqrt(Pack<float> d) { return twice_inverse_by_root<float>(d); }
 #endif
-ALWAYS_INLINE Pack<double> inverse_sqrt_of_double(Pack<double> h) { return inverse_sqrt_by_root<double>(h + h); }
+ALWAYS_INLINE Pack<double> twice_inverse_sqrt(Pack<double> d) { return twice_inverse_by_root<double>(d); }
 
 // Calls work(j, lanes) for each pack of a row of C numbers, j its first column.
 template <typename T, typename Work>
@@ -206,15 +205,14 @@ ALWAYS_INLINE void prefetch(const T* from, int64_t count) {
     for (int64_t i = 0; i < count; i += kLanes<T>) __builtin_prefetch(from + i, 0, 2);
 }
 
-// What the formula needs of the columns, padded to whole packs. `share` is a C m, `var` half of what a column gives to
-// D; in norms of columns alone `mean` is the center and `var` D^-1/2. Handed on by value: a constant that a store might
+// What the formula needs of the columns, padded to whole packs. `share` is a C m, `var` what a column gives to D;
+// in norms of columns alone `mean` is the center and `var` 2 D^-1/2. Handed on by value: a constant that a store might
 // change would be loaded again for each row.
 template <typename T>
 struct Columns {
     int64_t channels, width;
     double rows, size;  // N, and what a is the inverse of
-    T a, a_channels, row_scale, half_eps;  // row_scale: half of what multiplies q in D
-    T of_rows, of_both, of_own;            // halves of what multiplies (p - m)^2, (p - m) (x - m) and -(x - m)^2 in D
+    T a, a_channels, row_scale, eps;  // row_scale: what multiplies q in D
     T *mean, *share, *var, *weight, *bias;
 };
 
@@ -229,8 +227,7 @@ struct OwnedColumns : Columns<T> {
         numbers.assign(5 * width, T(0));
         T* at = numbers.data();
         static_cast<Columns<T>&>(*this) = {
-            channels, width, rows, size, T(a), T(a_channels), T(row_scale / 2), T(eps / 2),
-            T(a_channels * (1 - a_channels) / 2), T(a * a_channels), T(a * (1 + a) / 2),
+            channels, width, rows, size, T(a), T(a_channels), T(row_scale), T(eps),
             at, at + width, at + 2 * width, at + 3 * width, at + 4 * width};
         std::fill_n(this->var, 2 * width, T(1));  // and the weights
     }
@@ -238,10 +235,10 @@ struct OwnedColumns : Columns<T> {
     OwnedColumns(OwnedColumns&&) = default;
 };
 
-// Of a row: its mean, a C p, and half of what it gives to D.
+// Of a row: its mean, a C p, and what it gives to D.
 template <typename T>
 struct Row {
-    T mean, share, half_variance;
+    T mean, share, variance;
 };
 
 template <typename T, int R>
@@ -262,7 +259,7 @@ ALWAYS_INLINE void row_moments(const Columns<T> k, const T* __restrict x, Row<T>
             squares[r] += d * d;
         }
     });
-    for (int r = 0; r < R; ++r) rows[r].half_variance = total(squares[r]) * k.row_scale + k.half_eps;
+    for (int r = 0; r < R; ++r) rows[r].variance = total(squares[r]) * k.row_scale + k.eps;
 }
 
 // A pack of columns.
@@ -277,10 +274,10 @@ struct Column {
           bias(load(k.bias + j)) {}
 };
 
-// x - center, D^-1/2 and, of the paper's form, center - mean and row mean - mean.
+// x - center, 2 D^-1/2 and, of the paper's form, center - mean and row mean - mean.
 template <typename T>
 struct Entry {
-    Pack<T> centered, inverse, offset, row_offset;
+    Pack<T> centered, twice_inverse, offset, row_offset;
 };
 
 template <typename T, Form form>
@@ -289,22 +286,21 @@ ALWAYS_INLINE Entry<T> entry(const Columns<T> k, Pack<T> x, const Column<T>& col
     Entry<T> e{};
     if (form == Form::kColumns) {
         e.centered = d;
-        e.inverse = column.var;
+        e.twice_inverse = column.var;
         return e;
     }
     const Pack<T> share = row.share - column.share;  // a C (p - m)
     if (form == Form::kReleased) {
         e.centered = d + (k.a * x - share);
-        e.inverse = inverse_sqrt_of_double(column.var + row.half_variance);
+        e.twice_inverse = twice_inverse_sqrt(column.var + row.variance);
         return e;
     }
+    const Pack<T> own = k.a * d;
     e.row_offset = row.mean - column.mean;
-    e.offset = share - k.a * d;
-    e.centered = d + (k.a * d - share);
-    const Pack<T> half = (column.var + row.half_variance) + e.row_offset * (k.of_rows * e.row_offset) +
-                         d * (k.of_both * e.row_offset - k.of_own * d);
-    const Pack<T> least = Pack<T>{} + k.half_eps;  // rounding of an outlier's row may go below
-    e.inverse = inverse_sqrt_of_double(at_least(least, half));
+    e.offset = share - own;
+    e.centered = d - e.offset;
+    const Pack<T> D = (column.var + row.variance) + share * e.row_offset - own * d - e.offset * e.offset;
+    e.twice_inverse = twice_inverse_sqrt(at_least(Pack<T>{} + k.eps, D));  // rounding of an outlier's row may go below
     return e;
 }
 
@@ -316,9 +312,10 @@ ALWAYS_INLINE void forward_group(const Columns<T> k, const T* __restrict x, T* _
     else prefetch(x + R * C, R * C);
     for_packs<T>(C, [&](int64_t j, auto lanes) INLINE_LAMBDA {
         const Column<T> column(k, j);
+        const Pack<T> half_weight = T(0.5) * column.weight;
         for (int r = 0; r < R; ++r) {
             const Entry<T> e = entry<T, form>(k, load(x + r * C + j, lanes), column, rows[r]);
-            Pack<T> out = e.centered * e.inverse * column.weight + column.bias;
+            Pack<T> out = e.centered * e.twice_inverse * half_weight + column.bias;
             if (relu) out = out < 0 ? Pack<T>{} : out;  // not max: NaN stays
             if (streaming) stream(y + r * C + j, out);
             else store(y + r * C + j, out, lanes);
@@ -372,10 +369,10 @@ ALWAYS_INLINE void backward_group(const Columns<T> k, const T* __restrict x, con
         Pack<T> weights{}, biases{}, centers{}, variances{}, offsets{};
         for (int r = 0; r < R; ++r) {
             const Entry<T> e = entry<T, form>(k, load(x + r * C + j, lanes), column, rows[r]);
-            const Pack<T> n = e.centered * e.inverse;
+            const Pack<T> inverse = T(0.5) * e.twice_inverse, n = e.centered * inverse;
             Pack<T> g = load(dy + r * C + j, lanes);
             if (relu) g = n * weight + bias <= 0 ? Pack<T>{} : g;
-            const Pack<T> scaled = g * weight * e.inverse;
+            const Pack<T> scaled = g * weight * inverse;
             weights += g * n;
             biases += g;
             if (form == Form::kColumns) {
@@ -383,7 +380,7 @@ ALWAYS_INLINE void backward_group(const Columns<T> k, const T* __restrict x, con
                 else store(dx + r * C + j, scaled, lanes);
                 continue;
             }
-            const Pack<T> variance = scaled * (n * e.inverse);
+            const Pack<T> variance = scaled * (n * inverse);
             centers += scaled;
             variances += variance;
             row_center[r] += scaled;
@@ -410,7 +407,7 @@ ALWAYS_INLINE void backward_group(const Columns<T> k, const T* __restrict x, con
     T from_mean[R], from_variance[R];
     for (int r = 0; r < R; ++r) {
         from_mean[r] = -k.a * total(row_center[r]);
-        from_variance[r] = -2 * k.row_scale * total(row_variance[r]);
+        from_variance[r] = -k.row_scale * total(row_variance[r]);
     }
     for (int r = 0; r < R; ++r) {
         for_packs<T>(C, [&](int64_t j, auto lanes) INLINE_LAMBDA {
@@ -466,7 +463,7 @@ ALWAYS_INLINE void spatial_group(const Columns<T> k, const T* __restrict x, cons
         });
         for (int r = 0; r < R; ++r) {
             s[r] = k.a * total(along[r]);
-            q[r] = 4 * k.row_scale * total(spread[r]);
+            q[r] = 2 * k.row_scale * total(spread[r]);
         }
     }
     Pack<T> row_variance[R]{}, row_center[R]{}, row_change[R]{};
@@ -475,16 +472,16 @@ ALWAYS_INLINE void spatial_group(const Columns<T> k, const T* __restrict x, cons
         Pack<T> weights{}, centers{}, variances{};
         for (int r = 0; r < R; ++r) {
             const Entry<T> e = entry<T, form>(k, load(x + r * C + j, lanes), column, rows[r]);
-            const Pack<T> direction = load(u + r * C + j, lanes);
+            const Pack<T> direction = load(u + r * C + j, lanes), inverse = T(0.5) * e.twice_inverse;
             Pack<T> g = load(dy + r * C + j, lanes), weight = column.weight;
             if (relu) {
-                const auto off = e.centered * e.inverse * weight + column.bias <= 0;
+                const auto off = e.centered * inverse * weight + column.bias <= 0;
                 g = off ? Pack<T>{} : g;
                 weight = off ? Pack<T>{} : weight;
             }
-            const Pack<T> square = e.inverse * e.inverse, cube = g * column.weight * e.inverse * square;  // G r^3
+            const Pack<T> square = inverse * inverse, cube = g * column.weight * inverse * square;  // G r^3
             if (columns_alone) {
-                const Pack<T> change = direction * e.inverse;
+                const Pack<T> change = direction * inverse;
                 store(ddy + r * C + j, weight * change, lanes);
                 weights += g * change;
                 variances += T(-0.5) * cube * direction;
@@ -497,7 +494,7 @@ ALWAYS_INLINE void spatial_group(const Columns<T> k, const T* __restrict x, cons
                 offset = s[r] - k.a * direction;
                 variance += 2 * (s[r] * e.row_offset - k.a * d * direction - e.offset * offset);
             }
-            const Pack<T> half = T(0.5) * e.centered * square * variance, change = e.inverse * (center - half);
+            const Pack<T> half = T(0.5) * e.centered * square * variance, change = inverse * (center - half);
             store(ddy + r * C + j, weight * change, lanes);
             weights += g * change;
             const Pack<T> A = cube * (T(1.5) * half - T(0.5) * center), B = T(-0.5) * cube * variance,
@@ -529,8 +526,8 @@ ALWAYS_INLINE void spatial_group(const Columns<T> k, const T* __restrict x, cons
     }
     T constant[R], by_x[R], by_u[R];
     for (int r = 0; r < R; ++r) {
-        by_x[r] = 4 * k.row_scale * total(row_variance[r]);
-        by_u[r] = 4 * k.row_scale * total(row_change[r]);
+        by_x[r] = 2 * k.row_scale * total(row_variance[r]);
+        by_u[r] = 2 * k.row_scale * total(row_change[r]);
         constant[r] = -k.a * total(row_center[r]);
         if (!paper) constant[r] -= by_u[r] * s[r] / k.a_channels;
     }
@@ -673,16 +670,16 @@ OwnedColumns<T> prepare(Form form, const std::string& name, const Tensor& x, con
     std::copy_n(means, k.channels, k.mean);
     std::copy_n(vars, k.channels, k.var);
     if (name == "bn") {
-        for (int64_t j = 0; j < k.channels; ++j) k.var[j] = T(1 / std::sqrt(vars[j] * ((rows - 1) / rows) + eps));
+        for (int64_t j = 0; j < k.channels; ++j) k.var[j] = T(2 / std::sqrt(vars[j] * ((rows - 1) / rows) + eps));
     } else if (name == "gn") {
         const Global g = global_moments(means, vars, rows, k.channels, eps);
         std::fill_n(k.mean, k.width, T(g.mean));
-        std::fill_n(k.var, k.width, T(1 / std::sqrt(g.variance)));
+        std::fill_n(k.var, k.width, T(2 / std::sqrt(g.variance)));
     } else {
         const double share = form == Form::kPaper ? (rows - 1) / k.size : 1;
         for (int64_t j = 0; j < k.channels; ++j) {
             k.share[j] = k.a_channels * k.mean[j];
-            k.var[j] = T(share * vars[j] / 2);
+            k.var[j] = T(share * vars[j]);
         }
     }
     if (weight) std::copy_n(weight->contiguous().template const_data_ptr<T>(), k.channels, k.weight);
@@ -732,7 +729,7 @@ void add_through_columns(const std::string& form, const Columns<T> k, const std:
     double through_center = 0, through_variance = 0;  // of gn, whose columns share both
     Global g{};
     if (form == "gn") {
-        g = global_moments(mean, var, N, C, 2.0 * k.half_eps);
+        g = global_moments(mean, var, N, C, k.eps);
         for (int64_t j = 0; j < C; ++j) through_center += by_center[j], through_variance += by_variance[j];
     }
     std::vector<T> own(k.width), from_mean(k.width), from_var(k.width);
@@ -831,7 +828,7 @@ std::tuple<Tensor, Tensor, Tensor> normalize_backward(
             dweight.mutable_data_ptr<scalar_t>()[j] = scalar_t(sums.sum(sums.kWeight, j));
             dbias.mutable_data_ptr<scalar_t>()[j] = scalar_t(sums.sum(sums.kBias, j));
             if (form_of(form) == Form::kColumns) {
-                const double weight = k.weight[j], inverse = k.var[j];
+                const double weight = k.weight[j], inverse = 0.5 * k.var[j];
                 by_center[j] = -weight * inverse * sums.sum(sums.kBias, j);
                 by_variance[j] = -0.5 * weight * inverse * inverse * sums.sum(sums.kWeight, j);
             } else {
