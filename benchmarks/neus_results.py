@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +25,8 @@ from benchmarks.processes import Result, train_all
 from benchmarks.tables import store, table
 
 LEARNING_RATES = (1e-3, 2e-3, 5e-3, 1e-2)
-NORMS = ("none", "cn")
+SIDES: dict[str, dict[str, Any]] = {"none": {"norm": "none"}, "cn": {}, "cn-sdf": {"color_norm": "none"}}
+"""What is compared: no norm, CN in both networks, CN in the signed distance's network alone."""
 PROGRAM = "benchmarks.neus_scores"
 
 ABLATION: dict[str, dict[str, Any]] = {
@@ -58,7 +59,7 @@ def compare(
     docs: Path = Path("docs"),
     jobs: int = 2,
 ) -> None:
-    """Four learning rates for both sides, then seeds at each side's best, at equal steps and at equal seconds.
+    """Four learning rates for each side, then seeds at each side's best, at equal steps and at equal seconds.
 
     Args:
         data: scene folder in the layout of IDR and NeuS; with the example scan's reference beside it, or without one.
@@ -73,33 +74,44 @@ def compare(
     """
     base = Training("", str(data.resolve()), "cn", 5e-3, steps, downscale_factor=downscale_factor)
 
-    def named(norm: str, rate: float, steps: int, seed: int) -> Training:
-        label = f"{name}-{norm}-{rate:g}-{steps}-s{seed}"
-        return replace(base, name=label, norm=norm, learning_rate=rate, steps=steps, seed=seed)
-
-    def trained(trainings: Sequence[Training]) -> list[Result]:
+    def trained(side: str, runs: Sequence[tuple[float, int, int]]) -> list[Result]:
+        """Results of (learning rate, steps, seed)."""
+        trainings = [
+            replace(
+                base,
+                name=f"{name}-{side}-{rate:g}-{number}-s{seed}",
+                learning_rate=rate,
+                steps=number,
+                seed=seed,
+                **SIDES[side],
+            )
+            for rate, number, seed in runs
+        ]
         return train_all(trainings, output, jobs, PROGRAM)
 
-    grid = trained([named(norm, rate, grid_steps, 0) for rate in LEARNING_RATES for norm in NORMS])
-    best = {norm: best_rate(grid, norm) for norm in NORMS}
-    equal_steps = trained([named(norm, best[norm], steps, seed) for seed in seeds for norm in NORMS])
-    sides = {norm: [r for r in equal_steps if r["run"]["norm"] == norm] for norm in NORMS}
-    ratio = statistics.median(_seconds(sides["cn"])) / statistics.median(_seconds(sides["none"]))
-    fewer = round(steps / ratio)
-    sides["cn, equal seconds"] = trained([named("cn", best["cn"], fewer, seed) for seed in seeds])
-    rows = [[label, f"{best[label.split(',')[0]]:g}", *_cells(results)] for label, results in sides.items()]
-    heads = ["norm", "learning rate", *_HEADS]
+    grid = {side: trained(side, [(rate, grid_steps, 0) for rate in LEARNING_RATES]) for side in SIDES}
+    best = {side: best_rate(results) for side, results in grid.items()}
+    full = {side: trained(side, [(best[side], steps, seed) for seed in seeds]) for side in SIDES}
+    ratios = {side: _seconds_per_step(results) / _seconds_per_step(full["none"]) for side, results in full.items()}
+    results = {}
+    for side, ratio in ratios.items():
+        results[side] = full[side]
+        if side != "none":
+            runs = [(best[side], round(steps / ratio), seed) for seed in seeds]
+            results[f"{side}, equal seconds"] = trained(side, runs)
+    rows = [[label, f"{best[label.split(',')[0]]:g}", *_cells(group)] for label, group in results.items()]
+    costs = " and ".join(f"{ratio:.2f} ({side})" for side, ratio in ratios.items() if side != "none")
     text = "\n\n".join(
         [
-            f"Learning rates; the best of them is taken below. {_conditions(grid)}",
+            f"Learning rates; the best of them is taken below. {_conditions(grid['none'])}",
             _grid_table(grid),
-            f"Seeds {list(seeds)}, mean ± standard deviation; a CN step takes {ratio:.2f} times a plain one (processor "
-            f"time). {_conditions(equal_steps)}",
-            table(heads, rows),
+            f"Seeds {list(seeds)}, mean ± standard deviation; a step takes {costs} times one without a norm (processor "
+            f"time). {_conditions(full['none'])}",
+            table(["norm", "learning rate", *_HEADS], rows),
         ]
     )
-    _write(docs, f"neus-{name}", text, [*grid, *equal_steps, *sides["cn, equal seconds"]])
-    files = {f"{norm}, seed {seeds[0]}": output / f"{sides[norm][0]['run']['name']}.ply" for norm in NORMS}
+    _write(docs, f"neus-{name}", text, [run for group in (*grid.values(), *results.values()) for run in group])
+    files = {f"{side}, seed {seeds[0]}": output / f"{full[side][0]['run']['name']}.ply" for side in SIDES}
     there = {label: file for label, file in files.items() if file.exists()}
     if there:
         draw_surfaces(there, data, docs / "images" / f"neus-{name}.png")
@@ -144,11 +156,10 @@ def ablate(
     _write(docs, f"neus-{name}-ablation", text + table(["variant", *_HEADS], rows), results)
 
 
-def best_rate(results: Sequence[Result], norm: str) -> float:
-    """Learning rate of a norm with the lowest chamfer distance, or where no run has one with the highest PSNR."""
-    mine = [r for r in results if r["run"]["norm"] == norm]
-    compared = [r for r in mine if "chamfer" in r]
-    best = min(compared, key=lambda r: r["chamfer"]) if compared else max(mine, key=lambda r: r["psnr"])
+def best_rate(results: Sequence[Result]) -> float:
+    """Learning rate with the lowest chamfer distance, or where no run has one with the highest PSNR."""
+    compared = [r for r in results if "chamfer" in r]
+    best = min(compared, key=lambda r: r["chamfer"]) if compared else max(results, key=lambda r: r["psnr"])
     return best["run"]["learning_rate"]
 
 
@@ -173,18 +184,17 @@ def _spread(results: Sequence[Result], key: str, digits: int) -> str:
     return f"{statistics.mean(values):.{digits}f}{spread}{missing}"
 
 
-def _grid_table(results: Sequence[Result]) -> str:
+def _grid_table(grid: Mapping[str, Sequence[Result]]) -> str:
     rows = []
-    for rate in LEARNING_RATES:
-        sides = {r["run"]["norm"]: [r] for r in results if r["run"]["learning_rate"] == rate}
-        cells = [_spread(sides[norm], key, 3) for key in ("chamfer", "psnr", "mask_iou") for norm in NORMS]
+    for rate, *results in zip(LEARNING_RATES, *grid.values(), strict=True):
+        cells = [_spread([result], key, 3) for key in ("chamfer", "psnr", "mask_iou") for result in results]
         rows.append([f"{rate:g}", *cells])
-    heads = [f"{norm}: {score}" for score in ("chamfer", "PSNR", "mask IoU") for norm in ("none", "CN")]
+    heads = [f"{side}: {score}" for score in ("chamfer", "PSNR", "mask IoU") for side in grid]
     return table(["learning rate", *heads], rows)
 
 
-def _seconds(results: Sequence[Result]) -> list[float]:
-    return [r["seconds"] / r["run"]["steps"] for r in results]
+def _seconds_per_step(results: Sequence[Result]) -> float:
+    return statistics.median(r["seconds"] / r["run"]["steps"] for r in results)
 
 
 def _conditions(results: Sequence[Result]) -> str:

@@ -20,8 +20,8 @@ from benchmarks.neus_training import Training
 from crossnorm_ns.data import make_scene
 from eval.run_config import read_config
 
-CHAMFER = {("none", 5e-3): 2.0, ("cn", 1e-2): 1.5}
-"""Of the best side's learning rates; any other gives 3."""
+CHAMFER = {("none", None, 5e-3): 2.0, ("cn", None, 1e-2): 1.5, ("cn", "none", 1e-3): 1.0}
+"""Of (norm, that of the colour's network, learning rate): each side's best; any other gives 3."""
 
 
 @pytest.fixture
@@ -31,19 +31,20 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Training]:
 
     def invent(trainings: list[Training], *_: object) -> list[dict[str, Any]]:
         asked.extend(trainings)
+        chamfer = [CHAMFER.get((t.norm, t.color_norm, t.learning_rate), 3.0) for t in trainings]
         return [
             {
                 "run": asdict(training),
                 "config": "somewhere/config.yml",
                 "seconds": training.steps * (1.25 if training.norm == "cn" else 1.0),
-                "psnr": 20 - CHAMFER.get((training.norm, training.learning_rate), 3.0) + training.seed,
+                "psnr": 20 - distance + training.seed,
                 "mask_iou": 0.9,
                 "machine": "m",
-                "chamfer": CHAMFER.get((training.norm, training.learning_rate), 3.0),
+                "chamfer": distance,
                 "accuracy": 1.0,
                 "completeness": 2.0,
             }
-            for training in trainings
+            for training, distance in zip(trainings, chamfer, strict=True)
         ]
 
     monkeypatch.setattr(neus_results, "train_all", invent)
@@ -54,13 +55,13 @@ def test_seeds_run_at_each_sides_best_rate_at_equal_steps_and_equal_seconds(
     trained: list[Training], tmp_path: Path
 ) -> None:
     compare(tmp_path / "scan", name="example", steps=100, grid_steps=40, docs=tmp_path)
-    grid = [(t.norm, t.learning_rate) for t in trained if t.steps == 40]
-    assert sorted(grid) == sorted((norm, rate) for norm in ("none", "cn") for rate in neus_results.LEARNING_RATES)
-    full = {(t.norm, t.learning_rate, t.seed) for t in trained if t.steps == 100}
-    assert full == {("none", 5e-3, seed) for seed in range(3)} | {("cn", 1e-2, seed) for seed in range(3)}
-    assert {(t.norm, t.learning_rate, t.seed) for t in trained if t.steps == 80} == {
-        ("cn", 1e-2, seed) for seed in range(3)
-    }
+    sides = (("none", None), ("cn", None), ("cn", "none"))
+    grid = [(t.norm, t.color_norm, t.learning_rate) for t in trained if t.steps == 40]
+    assert sorted(grid, key=str) == sorted(((*side, r) for side in sides for r in neus_results.LEARNING_RATES), key=str)
+    full = {(t.norm, t.color_norm, t.learning_rate, t.seed) for t in trained if t.steps == 100}
+    assert full == {(*run, seed) for run in CHAMFER for seed in range(3)}
+    equal_seconds = {(t.norm, t.color_norm, t.learning_rate, t.seed) for t in trained if t.steps == 80}
+    assert equal_seconds == {(*run, seed) for run in CHAMFER if run[0] == "cn" for seed in range(3)}
     assert len({t.name for t in trained}) == len(trained), "each has its own folder"
 
 
@@ -70,25 +71,25 @@ def test_tables_hold_means_and_spreads_and_no_paths(
     compare(tmp_path / "scan", name="example", steps=100, grid_steps=40, docs=tmp_path)
     text = (tmp_path / "results" / "neus-example.md").read_text()
     assert capsys.readouterr().out == text
-    assert "| 0.005 | 2.000 | 3.000 | 18.000 | 17.000 | 0.900 | 0.900 |" in text
+    assert "| 0.005 | 2.000 | 3.000 | 3.000 | 18.000 | 17.000 | 17.000 | 0.900 | 0.900 | 0.900 |" in text
     assert (
         "| cn, equal seconds | 0.01 | 80 | 1.50 ± 0.00 | 1.00 ± 0.00 | 2.00 ± 0.00 | 19.50 ± 1.00 | 0.900 ± 0.000 | "
         "100 ± 0 |" in text
     )
     stored = (tmp_path / "results" / "neus-example.json").read_text()
-    assert len(json.loads(stored)) == 8 + 6 + 3
+    assert len(json.loads(stored)) == 12 + 9 + 6
     assert "scan" not in stored and "config.yml" not in stored
 
 
 def test_best_rate_is_the_one_of_the_best_surface_and_without_a_reference_of_the_best_pictures() -> None:
     results = [
-        {"run": {"norm": "cn", "learning_rate": rate}, "psnr": psnr, "chamfer": chamfer}
+        {"run": {"learning_rate": rate}, "psnr": psnr, "chamfer": chamfer}
         for rate, psnr, chamfer in ((1e-3, 20.0, 2.0), (2e-3, 21.0, 2.5), (5e-3, 19.0, 1.5))
     ]
-    assert best_rate(results, "cn") == 5e-3
+    assert best_rate(results) == 5e-3
     without = [{key: r[key] for key in ("run", "psnr")} for r in results]
-    assert best_rate(without, "cn") == 2e-3
-    assert best_rate([results[0], *without[1:]], "cn") == 1e-3, "what has lost its surface is not the best"
+    assert best_rate(without) == 2e-3
+    assert best_rate([results[0], *without[1:]]) == 1e-3, "what has lost its surface is not the best"
 
 
 def test_means_are_over_the_runs_that_kept_their_surface_and_say_so() -> None:
