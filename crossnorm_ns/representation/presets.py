@@ -167,7 +167,7 @@ PRESETS: dict[PresetName, dict[TaskName, Preset]] = {
         "shape": Preset(
             networks=("2x256",),
             network="2x256",
-            steps=1000,
+            steps=500,
             schedule="cosine",
             final_factor=0.01,
             evaluate_every=50,
@@ -179,7 +179,7 @@ PRESETS: dict[PresetName, dict[TaskName, Preset]] = {
         "ct": Preset(
             networks=("2x128",),
             network="2x128",
-            steps=1000,
+            steps=500,
             schedule="cosine",
             final_factor=0.01,
             evaluate_every=25,
