@@ -122,10 +122,11 @@ def main(options: Options) -> None:
     for mark in marks:
         differences = [max(abs(one[side] - one[1]) for one in levels[:mark]) for side in (0, 2)]
         rows.append([str(mark), *(f"{level:.4f}" for level in levels[mark - 1]), *(f"{d:.1e}" for d in differences)])
+    machine = conditions().removesuffix(", float32")
     heads = ["step", "PSNR, this package", "released layer", "control", "largest difference so far", "control's"]
     text = (
         f"{options.image.name}, 10x28, learning rate {options.learning_rate:g}, {options.dtype}, seed 0; "
-        f"{conditions().removesuffix(", float32")}.\n\n{table(heads, rows)}\n\nA training step takes {times[0]:.3f} s with this package and "
+        f"{machine}.\n\n{table(heads, rows)}\n\nA training step takes {times[0]:.3f} s with this package and "
         f"{times[1]:.3f} s with the released layer; ratio {ratio:.3f} (median of pairs)."
     )
     stem = f"released-image-{options.dtype}"
