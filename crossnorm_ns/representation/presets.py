@@ -95,11 +95,11 @@ def _same(rate: float) -> dict[str, float]:
 
 _TUNING = {
     "normalized": (3e-3, 1e-2, 3e-2),
-    "relu": (1e-3, 3e-3, 1e-2),
-    "pe": (1e-3, 3e-3, 1e-2),
+    "relu": (3e-3, 1e-2, 3e-2),
+    "pe": (3e-3, 1e-2, 3e-2),
     "siren": (3e-4, 1e-3, 3e-3),
-    "mfn": (1e-3, 3e-3, 1e-2),
-    "wire": (1e-3, 3e-3, 1e-2),
+    "mfn": (3e-3, 1e-2, 3e-2),
+    "wire": (3e-3, 1e-2, 3e-2),
     "finer": (3e-4, 1e-3, 3e-3),
     "gaussian": (3e-4, 1e-3, 3e-3),
 }
