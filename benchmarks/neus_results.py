@@ -2,6 +2,8 @@
 
     python -m crossnorm_ns.data.make_scene dtu SCAN --resolution 128 --views 40 --seed 0
     python -m benchmarks.neus_results compare SCAN --name example
+    python -m benchmarks.neus_results compare SCAN --name example-long --steps 2400 --seeds 0 --sides none cn-sdf \
+        --learning-rates 0.002
     python -m benchmarks.neus_results ablate SCAN --name example
     python -m benchmarks.neus_results compare DTU/dtu_scan24 --name dtu_scan24 --downscale-factor 4 --seeds 0
 
@@ -54,12 +56,14 @@ def compare(
     steps: int = 1200,
     grid_steps: int = 600,
     seeds: tuple[int, ...] = (0, 1, 2),
+    sides: tuple[str, ...] = tuple(SIDES),
+    learning_rates: tuple[float, ...] = LEARNING_RATES,
     downscale_factor: int = 1,
     output: Path = Path("outputs/benchmarks/neus"),
     docs: Path = Path("docs"),
     jobs: int = 2,
 ) -> None:
-    """Four learning rates for each side, then seeds at each side's best, at equal steps and at equal seconds.
+    """Some learning rates for each side, then seeds at each side's best, at equal steps and at equal seconds.
 
     Args:
         data: scene folder in the layout of IDR and NeuS; with the example scan's reference beside it, or without one.
@@ -67,6 +71,8 @@ def compare(
         steps: of each training with these seeds.
         grid_steps: of each training of the learning-rate grid, seed 0.
         seeds: one training each.
+        sides: none, cn (both networks), cn-sdf (the signed distance's alone); "none" has to be among them.
+        learning_rates: tried for each side.
         downscale_factor: of the pictures.
         output: keeps runs, surfaces and results.
         docs: where results/neus-NAME.json, .md and images/neus-NAME.png go.
@@ -89,9 +95,9 @@ def compare(
         ]
         return train_all(trainings, output, jobs, PROGRAM)
 
-    grid = {side: trained(side, [(rate, grid_steps, 0) for rate in LEARNING_RATES]) for side in SIDES}
+    grid = {side: trained(side, [(rate, grid_steps, 0) for rate in learning_rates]) for side in sides}
     best = {side: best_rate(results) for side, results in grid.items()}
-    full = {side: trained(side, [(best[side], steps, seed) for seed in seeds]) for side in SIDES}
+    full = {side: trained(side, [(best[side], steps, seed) for seed in seeds]) for side in sides}
     ratios = {side: _seconds_per_step(results) / _seconds_per_step(full["none"]) for side, results in full.items()}
     results = {}
     for side, ratio in ratios.items():
@@ -111,7 +117,7 @@ def compare(
         ]
     )
     _write(docs, f"neus-{name}", text, [run for group in (*grid.values(), *results.values()) for run in group])
-    files = {f"{side}, seed {seeds[0]}": output / f"{full[side][0]['run']['name']}.ply" for side in SIDES}
+    files = {f"{side}, seed {seeds[0]}": output / f"{full[side][0]['run']['name']}.ply" for side in sides}
     there = {label: file for label, file in files.items() if file.exists()}
     if there:
         draw_surfaces(there, data, docs / "images" / f"neus-{name}.png")
@@ -186,9 +192,9 @@ def _spread(results: Sequence[Result], key: str, digits: int) -> str:
 
 def _grid_table(grid: Mapping[str, Sequence[Result]]) -> str:
     rows = []
-    for rate, *results in zip(LEARNING_RATES, *grid.values(), strict=True):
+    for results in zip(*grid.values(), strict=True):
         cells = [_spread([result], key, 3) for key in ("chamfer", "psnr", "mask_iou") for result in results]
-        rows.append([f"{rate:g}", *cells])
+        rows.append([f"{results[0]['run']['learning_rate']:g}", *cells])
     heads = [f"{side}: {score}" for score in ("chamfer", "PSNR", "mask IoU") for side in grid]
     return table(["learning rate", *heads], rows)
 
