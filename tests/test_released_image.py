@@ -12,8 +12,9 @@ from crossnorm_ns.networks import make_network
 
 def test_first_steps_follow_the_released_layer_in_float64(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "noise.png")
-    options = Options(tmp_path / "noise.png", steps=4, dtype="float64", docs=tmp_path)
+    noise = tmp_path / "noise.png"
+    Image.fromarray(pixels).save(noise)
+    options = Options(noise, steps=4, dtype="float64", docs=tmp_path, threads=torch.get_num_threads())
     levels, seconds = compare(options)
     assert len(levels) == len(seconds) == 4
     for ours, released, control in levels:
