@@ -97,7 +97,8 @@ def train_and_score(training: Training, folder: Path, mesh_resolution: int = 160
     try:
         scores = evaluate(config, mesh_resolution, scan if has_reference else None)
     except EvaluationError as error:
-        scores, result["error"] = evaluate(config), str(error).partition(".ckpt: ")[2] or str(error)  # without its folder
+        reason = str(error).partition(".ckpt: ")[2] or str(error)  # without its folder
+        scores, result["error"] = evaluate(config), reason
     if scores.surface is not None:
         scores.surface.export(folder / f"{training.name}.ply")
     result |= {"psnr": scores.psnr, "mask_iou": scores.mask_iou, "machine": conditions()}
