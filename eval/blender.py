@@ -29,7 +29,10 @@ class Arguments:
     load_config: Path | None = None
     """config.yml of a finished run: renders its test views and evaluates them."""
     renders: Path | None = None
-    """Folder with one .png or .jpg per test frame, the frame's number last in its name (r_0.png, rgb_000.png)."""
+    """Folder with one .png or .jpg per test frame, the frame's number last in its name (r_0.png, rgb_000.png), or the
+    output folder of ns-render dataset."""
+    method: str | None = None
+    """With --renders: name of the system, for tables of several."""
     data: Path | None = None
     """Scene folder (with transforms_test.json): needed for --renders, replaces the recorded one of --load-config."""
     downscale_factor: int | None = None
@@ -100,6 +103,8 @@ def _check_options(arguments: Arguments) -> None:
             raise EvaluationError("--save-renders and --device go with --load-config: --renders renders nothing.")
     elif arguments.downscale_factor is not None:
         raise EvaluationError("--downscale-factor goes with --renders: a run is evaluated at its own resolution.")
+    elif arguments.method is not None:
+        raise EvaluationError("--method goes with --renders: a run knows its method.")
     if arguments.every < 1:
         raise EvaluationError(f"--every is {arguments.every}, but must be 1 (all test frames) or more.")
     if arguments.sheet is not None and arguments.sheet.suffix.lower() != ".png":
@@ -114,7 +119,7 @@ def _open_views(arguments: Arguments) -> "Views":
         return views_of_run(arguments.load_config, arguments.data, arguments.device, arguments.every, outside)
     assert arguments.renders is not None and arguments.data is not None, "checked before"
     factor = 1 if arguments.downscale_factor is None else arguments.downscale_factor
-    return views_of_renders(arguments.renders, arguments.data, factor, arguments.every, outside)
+    return views_of_renders(arguments.renders, arguments.data, factor, arguments.every, outside, arguments.method)
 
 
 def _check_targets(arguments: Arguments, scene: Path) -> None:

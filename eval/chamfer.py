@@ -28,6 +28,8 @@ MAX_DISTANCE = 20.0
 """Distances from here on do not count, millimetres."""
 MOST_POINTS = 100_000_000
 """On the triangles of a mesh: more are taken for a mistake in its units."""
+LARGEST_UNIT_COORDINATE = 2.0
+"""Surfaces within the cube of this half size are taken to be in the unit sphere's coordinates."""
 NUM_STAGES = 3
 """Stages that `compare` tells of."""
 
@@ -178,12 +180,29 @@ def check_world_space(points: Points, reference: Reference) -> None:
     Raises:
         EvaluationError: it does.
     """
-    if np.abs(points).max() < 2 and np.abs(reference.points).max() > 10:
+    if np.abs(points).max() < LARGEST_UNIT_COORDINATE and np.abs(reference.points).max() > 10:
         raise EvaluationError(
             f"the surface lies in {_extent(points)}, in the unit sphere's coordinates, but the scan in "
             f"{_extent(reference.points)} mm: did you forget the world transform, "
-            "v * scale_mat_0[0, 0] + scale_mat_0[:3, 3]?"
+            "v * scale_mat_0[0, 0] + scale_mat_0[:3, 3]? --space unit --data SCENE applies it."
         )
+
+
+def to_world(points: Points, scale_mat: Float64[np.ndarray, "4 4"]) -> Points:
+    """Takes points from unit-sphere coordinates to the world.
+
+    Args:
+        points: In coordinates in which the object lies in the unit sphere.
+        scale_mat: A uniform scale and a translation, `scale_mat_0` of the scan.
+
+    Raises:
+        EvaluationError: the points do not lie about the unit sphere.
+    """
+    if np.abs(points).max() >= LARGEST_UNIT_COORDINATE:
+        raise EvaluationError(
+            f"the surface lies in {_extent(points)}, not in the unit sphere's coordinates: leave out --space unit."
+        )
+    return points * scale_mat[0, 0] + scale_mat[:3, 3]
 
 
 def sample_triangles(

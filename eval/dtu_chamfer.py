@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.command import run_command
-from eval.dtu_files import Mode, check_reference, find_scans, load_mesh, load_points, load_reference
+from eval.dtu_files import Mode, Space, check_reference, find_scans, load_mesh, load_points, load_reference
 from eval.errors import EvaluationError
 from eval.mesh_cleaning import Cull
 from eval.paper_tables import DTU_SCANS
@@ -28,7 +28,7 @@ Stage = Callable[[str], None]
 class Arguments:
     """Chamfer distance of a surface on a scan of DTU, in millimetres, by the rules of jzhangbs/DTUeval-python.
 
-    Evaluates a mesh or point cloud in world space (--mesh), the surface of a trained run (--load-config), or one of
+    Evaluates a mesh or point cloud of any system (--mesh), the surface of a trained run (--load-config), or one of
     either for each of the 15 scans (--all), beside the paper's table. Numbers of different --cull are different
     metrics and do not belong in one table.
     """
@@ -36,11 +36,17 @@ class Arguments:
     dataset_dir: Path
     """DTU's evaluation files: Points/stl/stl024_total.ply, ObsMask/ObsMask24_10.mat, ObsMask/Plane24.mat, ..."""
     mesh: Path | None = None
-    """Surface in world millimetres, .ply or .obj."""
+    """Surface, .ply or .obj."""
+    space: Space = "world"
+    """Of surfaces in files. world: the scan's millimetres. unit: coordinates in which the object lies in the unit
+    sphere; scale_mat_0 of --data takes them to the world."""
     load_config: Path | None = None
     """config.yml of a finished run: its surface is extracted in world space."""
     all: Path | None = None
-    """Folder with a surface for each scan: scan24.ply, dtu_scan24/mesh.ply, or a run's config.yml below dtu_scan24."""
+    """Folder with a surface for each scan: scan24.ply, dtu_scan24/mesh.ply, or a run's config.yml below dtu_scan24. Of
+    meshes named by their step alone (00300000.ply) the last counts."""
+    method: str | None = None
+    """Name of the system that a surface in a file comes from, for tables of several."""
     scan: int | None = None
     """Number of the scan, for --mesh and --load-config."""
     mode: Mode = "mesh"
@@ -49,8 +55,9 @@ class Arguments:
     """none: as it is (NeuS with masks). neus-womask: masks dilated by 101 pixels, then the largest component. 2dgs:
     masks dilated by a disk of radius 24."""
     data: Path | None = None
-    """Scene with cameras and masks (image, mask, cameras_sphere.npz), for --cull; with --all the folder that holds
-    dtu_scan24, ... With --load-config also replaces the scene that the run recorded."""
+    """Scene with cameras and masks (image, mask, cameras_sphere.npz), for --cull and --space unit; with --all the
+    folder that holds dtu_scan24, ... With --space unit alone also a camera file (cameras.npz of IDR and VolSDF). With
+    --load-config replaces the scene that the run recorded."""
     seed: int = 0
     """Of the random order in which points are thinned; results differ by some 0.01 % between seeds."""
     resolution: int = 512
@@ -74,6 +81,8 @@ def main(arguments: Arguments) -> None:
     """
     _check_options(arguments)
     surfaces = _find_surfaces(arguments)
+    if arguments.space == "unit" and any(_is_run(arguments, path) for path in surfaces.values()):
+        raise EvaluationError("--space unit goes with files: surfaces of runs are extracted in world space.")
     for scan in surfaces:
         check_reference(arguments.dataset_dir, scan)
     _check_targets(arguments)
@@ -123,11 +132,11 @@ def _evaluate(
     culling = None
     try:
         if arguments.mode == "pointcloud":
-            points = load_points(path)
+            points = _in_world(arguments, scan, load_points(path))
             check_world_space(points, reference)
             show("counting the points")
         else:
-            mesh = _read_mesh(arguments, path, show_share)
+            mesh = _read_mesh(arguments, scan, path, show_share)
             check_world_space(np.asarray(mesh.vertices), reference)
             if arguments.cull != "none":
                 mesh, culling = _clean(arguments, mesh, scan, show, show_share)
@@ -139,7 +148,7 @@ def _evaluate(
     result = ChamferResult(
         comparison=comparison,
         scan=scan,
-        source=_source(arguments, path),
+        source=_source(arguments, scan, path),
         mode=arguments.mode,
         cull=arguments.cull,
         culling=culling,
@@ -156,9 +165,15 @@ def _evaluate(
     return result
 
 
-def _read_mesh(arguments: Arguments, path: Path, show_share: Callable[[str, int, int], None]) -> "trimesh.Trimesh":
+def _read_mesh(
+    arguments: Arguments, scan: int, path: Path, show_share: Callable[[str, int, int], None]
+) -> "trimesh.Trimesh":
+    import numpy as np
+
     if not _is_run(arguments, path):
-        return load_mesh(path)
+        mesh = load_mesh(path)
+        mesh.vertices = _in_world(arguments, scan, np.asarray(mesh.vertices))
+        return mesh
     from eval.extract_mesh import extract_run_mesh
 
     return extract_run_mesh(
@@ -175,10 +190,26 @@ def _is_run(arguments: Arguments, path: Path) -> bool:
     return path == arguments.load_config or (arguments.all is not None and path.name == "config.yml")
 
 
-def _source(arguments: Arguments, path: Path) -> dict[str, Any]:
+def _source(arguments: Arguments, scan: int, path: Path) -> dict[str, Any]:
     if _is_run(arguments, path):
         return {"config": str(path.resolve()), "resolution": arguments.resolution}
-    return {"surface": str(path.resolve())}
+    source = {"surface": str(path.resolve()), "method": arguments.method}
+    return source if arguments.space == "world" else source | {"scale_mat": str(_scene(arguments, scan).resolve())}
+
+
+def _in_world(arguments: Arguments, scan: int, points: "Points") -> "Points":
+    """A file's points in the scan's millimetres."""
+    if arguments.space == "world":
+        return points
+    from crossnorm_ns.data.dtu_scene import read_scale_mat
+    from eval.chamfer import to_world
+
+    return to_world(points, read_scale_mat(_scene(arguments, scan)))
+
+
+def _scene(arguments: Arguments, scan: int) -> Path:
+    assert arguments.data is not None, "checked before"
+    return arguments.data if arguments.all is None else _scene_of(arguments.data, scan)
 
 
 def _clean(
@@ -188,8 +219,7 @@ def _clean(
     from eval.mesh_cleaning import clean_mesh, kernel
 
     show("cleaning")
-    assert arguments.data is not None, "checked before"
-    folder = arguments.data if arguments.all is None else _scene_of(arguments.data, scan)
+    folder = _scene(arguments, scan)
     scene = read_scene(folder)
     cleaned = clean_mesh(mesh, scene, arguments.cull, lambda done, of: show_share("cleaning", done, of))
     size = len(kernel(arguments.cull, scene.width))
@@ -214,8 +244,13 @@ def _check_options(arguments: Arguments) -> None:
         raise EvaluationError(f"--scan is missing: which scan is it? Surfaces are usually compared on {_listed()}.")
     if arguments.cull != "none" and arguments.data is None:
         raise EvaluationError(f"--cull {arguments.cull} needs cameras and masks: --data SCENE.")
-    if arguments.data is not None and arguments.cull == "none" and arguments.load_config is None:
-        raise EvaluationError("--data goes with --cull or --load-config: nothing else reads it.")
+    if arguments.space == "unit" and (arguments.data is None or arguments.load_config is not None):
+        raise EvaluationError("--space unit goes with surfaces in files, and needs their scene: --data SCENE.")
+    reads_data = arguments.cull != "none" or arguments.space == "unit" or arguments.load_config is not None
+    if arguments.data is not None and not reads_data:
+        raise EvaluationError("--data goes with --cull, --space unit or --load-config: nothing else reads it.")
+    if arguments.method is not None and arguments.load_config is not None:
+        raise EvaluationError("--method goes with surfaces in files: a run knows its method.")
     if arguments.mode == "pointcloud" and (arguments.cull != "none" or arguments.load_config is not None):
         raise EvaluationError("--mode pointcloud goes with files of points: --cull and --load-config need triangles.")
     if arguments.seed < 0:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from eval.chamfer import Points, Reference
 
 Mode = Literal["mesh", "pointcloud"]
+Space = Literal["world", "unit"]
 
 LAYOUT = "Points/stl/stl024_total.ply, ObsMask/ObsMask24_10.mat and ObsMask/Plane24.mat"
 """What a folder holds for scan 24."""
@@ -106,7 +107,8 @@ def find_scans(folder: Path, scans: Sequence[int]) -> dict[int, Path]:
     """Finds one surface for each scan below a folder: a .ply or .obj file, or where there are none a run's config.yml.
 
     A file belongs to scan 24 if its name, or else the name of the nearest folder that names a scan, has `scan24` or
-    `scan024` in it. Files that start with `vis_` are the command's own.
+    `scan024` in it, or is like `dtu_24` and `dtu_fixed_cameras_24` of VolSDF and IDR. Of files in one folder that are
+    named by numbers alone, the steps of NeuS, the last counts. Files that start with `vis_` are the command's own.
 
     Raises:
         EvaluationError: there is no surface, or there are two for one scan.
@@ -120,9 +122,10 @@ def find_scans(folder: Path, scans: Sequence[int]) -> dict[int, Path]:
         scan = _scan_of(file.relative_to(folder))
         if scan is None or scan not in scans:
             continue
-        if scan in found:
-            raise EvaluationError(f"{folder} has two surfaces for scan {scan}, {found[scan]} and {file}: leave one.")
-        found[scan] = file
+        other = found.get(scan, file)
+        if other != file and not _are_steps(file, other):
+            raise EvaluationError(f"{folder} has two surfaces for scan {scan}, {other} and {file}: leave one.")
+        found[scan] = file if other == file else max(file, other, key=lambda path: int(path.stem))
     if not found:
         raise EvaluationError(f"No scan24.ply, dtu_scan24/mesh.ply or the like below {folder} for any of the 15 scans.")
     return dict(sorted(found.items()))
@@ -144,9 +147,14 @@ def check_finite(vertices: np.ndarray, source: str) -> None:
 
 def _scan_of(path: Path) -> int | None:
     for name in reversed(path.parts):
-        if match := re.search(r"scan_?0*(\d+)(?!\d)", name, re.IGNORECASE):
-            return int(match[1])
+        for pattern in (r"scan_?0*(\d+)(?!\d)", r"^dtu(?:_[a-z_]+)?_0*(\d+)$"):
+            if match := re.search(pattern, name, re.IGNORECASE):
+                return int(match[1])
     return None
+
+
+def _are_steps(file: Path, other: Path) -> bool:
+    return file.parent == other.parent and file.stem.isdecimal() and other.stem.isdecimal()
 
 
 def _scans_there(dataset_dir: Path) -> str:

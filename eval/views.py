@@ -10,7 +10,7 @@ from crossnorm_ns.data.blender_scene import BlenderSplit, composite_on_white, lo
 from crossnorm_ns.data.official_blender import official_scene
 from eval.errors import EvaluationError
 from eval.protocols import Image
-from eval.renders import check_renders, load_render, match_renders
+from eval.renders import check_renders, load_render, match_renders, without_truth
 from eval.results import Subject
 from eval.runs import load_run
 
@@ -34,7 +34,12 @@ class Views(NamedTuple):
 
 
 def views_of_renders(
-    folder: Path, scene: Path, downscale_factor: int = 1, every: int = 1, allow_outside: bool = False
+    folder: Path,
+    scene: Path,
+    downscale_factor: int = 1,
+    every: int = 1,
+    allow_outside: bool = False,
+    method: str | None = None,
 ) -> Views:
     """Test views whose renders are pictures in a folder, written by any system.
 
@@ -44,6 +49,7 @@ def views_of_renders(
         downscale_factor: How many times smaller than the scene's pictures the renders are.
         every: Frames 0, every, 2 * every, ... are evaluated.
         allow_outside: Reads true pictures outside of the scene's folder where its json file names such.
+        method: Name of the system that has rendered them.
 
     Raises:
         EvaluationError: renders are missing, ambiguous, superfluous or of another size.
@@ -53,11 +59,13 @@ def views_of_renders(
     files = match_renders(folder, split.names, every)
     check_renders(files, split.width, split.height)
 
-    subject = _subject(scene, split, every, {"renders": str(folder.resolve())})
+    source = {"renders": str(files[0].parent.resolve()), "method": method}
+    subject = _subject(scene, split, every, source)
 
     def frames() -> Iterator[View]:
         for index, file in zip(subject.indices, files, strict=True):
-            yield View(index, split.names[index], load_render(file), _truth(split, index, downscale_factor))
+            truth = _truth(split, index, downscale_factor)
+            yield View(index, split.names[index], without_truth(file, load_render(file), truth), truth)
 
     return Views(subject, frames())
 

@@ -106,7 +106,7 @@ def test_json_holds_distances_counts_and_how_they_came_about(monkeypatch: pytest
     counts = result["num_points"]
     assert counts["reference"] == counts["reference_above_plane"] == 49 * 49
     assert 1000 < counts["thinned"] == counts["inbound"] == counts["observed"] <= counts["sampled"]
-    assert result["source"] == {"surface": str(folder / "mesh.ply")}
+    assert result["source"] == {"surface": str(folder / "mesh.ply"), "method": None}
     assert result["dataset_dir"] == str(folder / "dtu")
     assert {"crossnorm_ns", "numpy", "scipy", "trimesh", "python"} <= result["versions"].keys()
     assert "45b4fec" in result["protocol"] and result["culling"] is None
@@ -367,6 +367,7 @@ def test_unusable_files_are_refused_in_one_line(
         (["--mesh", "mesh.ply", "--scan", 24, "--data", "scene"], ["--data goes with"]),
         (["--mesh", "mesh.ply", "--scan", 24, "--mode", "pointcloud", "--cull", "2dgs", "--data", "scene"], ["--cull"]),
         (["--load-config", "mesh.ply", "--scan", 24, "--mode", "pointcloud"], ["--load-config"]),
+        (["--load-config", "mesh.ply", "--scan", 24, "--method", "IDR"], ["--method"]),
         (["--load-config", "nowhere/config.yml", "--scan", 24], ["nowhere"]),
         (["--mesh", "mesh.ply", "--scan", 24, "--seed", -1], ["--seed"]),
         (["--mesh", "mesh.ply", "--scan", 24, "--resolution", 1], ["--resolution"]),

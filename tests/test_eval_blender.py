@@ -68,7 +68,7 @@ def test_frames_without_numbers_are_counted_in_the_order_of_the_json(tmp_path: P
 def test_json_holds_means_and_each_image(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scene: Path) -> None:
     renders, output = write_renders(tmp_path / "renders"), tmp_path / "new folder" / "out.json"
     Image.fromarray(picture(1)[..., :3] + np.uint8(52)).save(renders / "r_1.png")
-    command(monkeypatch, "--renders", renders, "--data", scene, "--output", output)
+    command(monkeypatch, "--renders", renders, "--data", scene, "--method", "DVGO", "--output", output)
     result = json.loads(output.read_text())
     psnrs = [EXPECTED_PSNR, -20 * math.log10(52 / 255), EXPECTED_PSNR, EXPECTED_PSNR]
     assert [image["psnr"] for image in result["per_image"]] == pytest.approx(psnrs, abs=1e-5)
@@ -93,7 +93,7 @@ def test_json_holds_means_and_each_image(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert (result["num_images"], result["every"], result["resolution"]) == (4, 1, [SIZE, SIZE])
     assert result["scene"] == str(scene)
     assert result["official_scene"] is None
-    assert result["source"] == {"renders": str(renders)}
+    assert result["source"] == {"renders": str(renders), "method": "DVGO"}
     assert {"crossnorm_ns", "torch", "nerfstudio", "python"} <= result["versions"].keys()
 
 
@@ -173,7 +173,7 @@ def break_extra(renders: Path) -> None:
 
 
 def break_ambiguous(renders: Path) -> None:
-    write_renders(renders, "depth_{:03d}.png", 1)
+    write_renders(renders, "{:03d}.png", 1)
 
 
 def break_nameless(renders: Path) -> None:
@@ -203,7 +203,7 @@ def break_empty(renders: Path) -> None:
 
 def break_into_sub_folder(renders: Path) -> None:
     break_empty(renders)
-    write_renders(renders / "rgb")
+    write_renders(renders / "pictures")
 
 
 @pytest.mark.parametrize(
@@ -211,14 +211,14 @@ def break_into_sub_folder(renders: Path) -> None:
     [
         (break_missing, ["no render for 1 of 4 frames (r_2)", "0 to 3"]),
         (break_extra, ["r_7.png", "0 to 3"]),
-        (break_ambiguous, ["depth_000.png", "r_0.png", "frame r_0"]),
+        (break_ambiguous, ["000.png", "r_0.png", "names of different kinds"]),
         (break_nameless, ["overview.png"]),
         (break_size, ["r_0.png is 16x8", "16x16"]),
         (break_truncated, ["r_3.png", "cannot be read"]),
         (break_not_a_picture, ["r_3.png", "cannot be read"]),
         (break_grey, ["r_0.png", "not a colour picture"]),
         (break_empty, ["No pictures"]),
-        (break_into_sub_folder, ["No pictures", "rgb"]),
+        (break_into_sub_folder, ["No pictures", "There are some in pictures"]),
     ],
 )
 def test_unusable_renders_are_refused_in_one_line(
@@ -247,6 +247,7 @@ def test_unusable_renders_are_refused_in_one_line(
         (["--renders", "renders", "--data", "scene", "--downscale-factor", "3"], ["downscale_factor 3"]),
         (["--renders", "renders", "--data", "scene", "--downscale-factor", "0"], ["downscale_factor 0"]),
         (["--load-config", "config.yml", "--downscale-factor", "2"], ["--downscale-factor"]),
+        (["--load-config", "config.yml", "--method", "DVGO"], ["--method"]),
         (["--load-config", "config.yml"], ["config.yml"]),
     ],
 )

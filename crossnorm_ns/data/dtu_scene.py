@@ -111,6 +111,24 @@ def load_mask(path: Path, downscale_factor: int = 1) -> Float[np.ndarray, "heigh
     return _load(path, "L", downscale_factor)
 
 
+def read_scale_mat(cameras: Path) -> Float[np.ndarray, "4 4"]:
+    """Reads what takes unit-sphere coordinates to the world: `scale_mat_0`, a uniform scale and a translation.
+
+    Args:
+        cameras: A camera file, or a scene's folder with `cameras_sphere.npz`.
+
+    Raises:
+        DataError: there is no such file, or it holds no such matrix.
+    """
+    path = cameras / CAMERA_FILE if cameras.is_dir() else cameras
+    if not path.is_file():
+        raise DataError(f"No camera file {path}: give a scene with {CAMERA_FILE}, or a file with scale_mat_0.")
+    arrays = _read_arrays(path)
+    if "scale_mat_0" not in arrays:
+        raise DataError(f"{path} has no scale_mat_0: it is no camera file of IDR or NeuS.")
+    return _similarity(path, _matrix(path, arrays, "scale_mat_0"))
+
+
 def _load(path: Path, mode: str, downscale_factor: int) -> Float[np.ndarray, "..."]:
     try:
         with Image.open(path) as image:
@@ -223,6 +241,18 @@ def _read_cameras(path: Path, num_views: int) -> tuple[Float[np.ndarray, "views 
     world_mats = np.stack([_matrix(path, arrays, f"world_mat_{view}") for view in range(num_views)])
     scale_mats = [_matrix(path, arrays, f"scale_mat_{view}") for view in range(num_views)]
     scale_mat = scale_mats[0]
+    similarity = _similarity(path, scale_mat)
+    for view, other in enumerate(scale_mats):
+        if np.abs(other - scale_mat).max() > SCALE_TOLERANCE * np.abs(scale_mat).max():
+            raise DataError(
+                f"{path}: scale_mat_{view} differs from scale_mat_0: "
+                "all views must share one unit sphere, normalise the cameras together."
+            )
+    return world_mats, similarity
+
+
+def _similarity(path: Path, scale_mat: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "4 4"]:
+    """The matrix with what is uneven by rounding made even."""
     scale = scale_mat[0, 0]
     similarity = np.eye(4)
     similarity[:3] = np.column_stack([scale * np.eye(3), scale_mat[:3, 3]])
@@ -231,13 +261,7 @@ def _read_cameras(path: Path, num_views: int) -> tuple[Float[np.ndarray, "views 
             f"{path}: scale_mat_0 is not a uniform positive scale and a translation: "
             "meshes of it could not be taken to the world; normalise the cameras again."
         )
-    for view, other in enumerate(scale_mats):
-        if np.abs(other - scale_mat).max() > SCALE_TOLERANCE * np.abs(scale_mat).max():
-            raise DataError(
-                f"{path}: scale_mat_{view} differs from scale_mat_0: "
-                "all views must share one unit sphere, normalise the cameras together."
-            )
-    return world_mats, similarity
+    return similarity
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
