@@ -29,6 +29,7 @@ from crossnorm_ns.functional.rendering import (
     stratified_fenceposts,
     volume_rendering_weights,
 )
+from crossnorm_ns.models.whole_batch import share_of_ratio
 from crossnorm_ns.norms import NormChoice, norm_domain
 
 CONE_FACTOR = 2 / math.sqrt(12)  # radius whose disc has the variance of a square pixel of unit width
@@ -165,11 +166,15 @@ class MipNeRFModel(Model):
         batch: dict[str, Tensor],
         metrics_dict: dict[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Mean squared error of both levels."""
+        """Mean squared error of both levels; of several processes, each one's share of it."""
         target = self._target(batch)
+
+        def mean_squared_error(rgb: Tensor) -> Tensor:
+            return share_of_ratio(functional.mse_loss(rgb, target, reduction="sum"), target.numel())
+
         return {
-            "rgb_loss": functional.mse_loss(outputs["rgb"], target),
-            "rgb_loss_coarse": self.config.coarse_loss_mult * functional.mse_loss(outputs["rgb_coarse"], target),
+            "rgb_loss": mean_squared_error(outputs["rgb"]),
+            "rgb_loss_coarse": self.config.coarse_loss_mult * mean_squared_error(outputs["rgb_coarse"]),
         }
 
     def get_image_metrics_and_images(

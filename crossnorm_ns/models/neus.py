@@ -32,6 +32,7 @@ from crossnorm_ns.functional.surface_rendering import (
     sphere_bounds,
     upsample,
 )
+from crossnorm_ns.models.whole_batch import share_of_ratio
 from crossnorm_ns.norms import NormChoice
 
 ANNEAL_WITHOUT_MASKS = 50_000  # womask.conf; wmask.conf has 0
@@ -239,15 +240,19 @@ class NeuSModel(Model):
     def get_loss_dict(
         self, outputs: dict[str, Tensor], batch: dict[str, Any], metrics_dict: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Absolute error of the colours inside the mask, eikonal loss, and cross-entropy of the mask."""
+        """Absolute error of the colours inside the mask, eikonal loss, and cross-entropy of the mask.
+
+        Of several processes, each one's shares of them.
+        """
         target, mask = self._target_and_mask(batch)
-        color_error = ((outputs["rgb"] - target).abs() * mask).sum() / (mask.sum() + 1e-5)
-        eikonal = outputs["eikonal_error"].sum() / (outputs["eikonal_points"].sum() + 1e-5)
+        color_error = share_of_ratio(((outputs["rgb"] - target).abs() * mask).sum(), mask.sum(), eps=1e-5)
+        eikonal = share_of_ratio(outputs["eikonal_error"].sum(), outputs["eikonal_points"].sum(), eps=1e-5)
         losses = {"rgb_loss": color_error, "eikonal_loss": self.config.eikonal_loss_mult * eikonal}
         if self.uses_masks:
             with torch.autocast(self.device.type, enabled=False):  # which refuses this loss on CUDA devices
-                opacity = outputs["accumulation"].float().clamp(1e-3, 1 - 1e-3)
-                losses["mask_loss"] = self.config.mask_loss_mult * functional.binary_cross_entropy(opacity, mask)
+                opacity = outputs["accumulation"].to(mask).clamp(1e-3, 1 - 1e-3)
+                entropy = functional.binary_cross_entropy(opacity, mask, reduction="sum")
+            losses["mask_loss"] = self.config.mask_loss_mult * share_of_ratio(entropy, mask.numel())
         return losses
 
     def get_image_metrics_and_images(

@@ -147,7 +147,7 @@ class Norm(nn.Module):
             return normalize(self.formula, x, self.weight, self.bias)
         if not self.training or not torch.is_grad_enabled():
             return normalize(self.formula, x, self.weight, self.bias, stats=self._known_statistics())
-        rows, group = as_rows(x, "auto"), self._process_group()
+        rows, group = as_rows(x, "auto"), self.process_group
         if rows.shape[0] == 0 and group is None:
             return normalize(self.formula, x, self.weight, self.bias)
         batch = column_statistics(rows.detach(), group)
@@ -207,7 +207,9 @@ class Norm(nn.Module):
         assert isinstance(domain, StoredStatistics)
         return domain
 
-    def _process_group(self):
+    @property
+    def process_group(self):
+        """What column statistics are reduced over, None for this process alone."""
         if not self.synchronized or not torch.distributed.is_initialized():
             return None
         return torch.distributed.group.WORLD

@@ -58,7 +58,7 @@ def initialize_identity(module: nn.Module, *arguments: Any) -> None:
     weight = 1 / mean(1 / standard deviation) and bias = mean(center), layer by layer in one training pass; a network
     whose initial weights carry a meaning (the sphere of geometric initialisation) keeps it. Exact for batch
     normalization, and up to C / N for the paper's form of the cross; the released form has a variance of each sample
-    in its denominator and can only come near.
+    in its denominator and can only come near. Synchronized norms start from the batches of all processes.
 
     Args:
         module: with affine norms.
@@ -68,14 +68,17 @@ def initialize_identity(module: nn.Module, *arguments: Any) -> None:
         ValueError: a norm has no scale and shift.
     """
 
+    def column_mean(values: Tensor, rows: Tensor, process_group: Any) -> Tensor:
+        return column_statistics(values.expand_as(rows), process_group, kernel="plain").mean
+
     def set_affine(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(norm, Norm)
         handles.pop(norm).remove()
         rows = as_rows(inputs[0].detach())
-        center, inverse_std = norm.formula.moments(rows, column_statistics(rows))
+        center, inverse_std = norm.formula.moments(rows, column_statistics(rows, norm.process_group))
         assert norm.weight is not None and norm.bias is not None
-        norm.weight.data.copy_(1 / inverse_std.expand_as(rows).mean(0))
-        norm.bias.data.copy_(center.expand_as(rows).mean(0))
+        norm.weight.data.copy_(1 / column_mean(inverse_std, rows, norm.process_group))
+        norm.bias.data.copy_(column_mean(center, rows, norm.process_group))
 
     norms = norms_of(module)
     if any(norm.weight is None for norm in norms):

@@ -1,0 +1,50 @@
+"""nerfstudio's pipeline, whose model one or several processes train, on any device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+from nerfstudio.models.base_model import Model
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from torch.nn.parallel import DistributedDataParallel
+
+from crossnorm_ns.norms import convert_sync
+
+
+@dataclass
+class CrossNormPipelineConfig(VanillaPipelineConfig):
+    """Configuration of a pipeline whose norms see the whole batch of all processes."""
+
+    _target: type = field(default_factory=lambda: CrossNormPipeline)
+
+
+class CrossNormPipeline(VanillaPipeline):
+    """Trains with several processes as with one that has the rays of all.
+
+    Each process draws `train_num_rays_per_batch` rays of its own.
+    """
+
+    def __init__(
+        self,
+        config: VanillaPipelineConfig,
+        device: str,
+        test_mode: Literal["test", "val", "inference"] = "val",
+        world_size: int = 1,
+        local_rank: int = 0,
+        grad_scaler: Any = None,
+    ) -> None:
+        super().__init__(config, device, test_mode, grad_scaler=grad_scaler)  # which needs NCCL for several processes
+        self.world_size = world_size
+        if world_size > 1:
+            self._model = cast(Model, shared_model(self._model))
+
+
+def shared_model(model: Model) -> DistributedDataParallel:
+    """The model as all processes of torch.distributed train it, from the weights of the first.
+
+    Norms reduce their statistics over the processes, so their buffers stay the same everywhere by themselves.
+    """
+    model.device_indicator_param.requires_grad_(False)  # nerfstudio's; DDP would wait for its gradient
+    devices = [model.device] if model.device.type == "cuda" else None
+    return DistributedDataParallel(convert_sync(model), device_ids=devices, broadcast_buffers=False)
