@@ -5,7 +5,8 @@
     python -m benchmarks.neus_results compare SCAN --name example-long --steps 2400 --seeds 0 --sides none cn-sdf \
         --learning-rates 0.002
     python -m benchmarks.neus_results ablate SCAN --name example
-    python -m benchmarks.neus_results compare DTU/dtu_scan24 --name dtu_scan24 --downscale-factor 4 --seeds 0
+    python -m benchmarks.neus_results compare DTU/dtu_scan24 --name dtu_scan24 --downscale-factor 4 --steps 800 \
+        --grid-steps 300 --seeds 0
 
 Finished trainings are kept in the output folder and not repeated.
 """

@@ -130,6 +130,54 @@ ALWAYS_INLINE Pack<double> at_least(Pack<double> least, Pack<double> pack) {
 ALWAYS_INLINE float total(Pack<float> pack) { return _mm512_reduce_add_ps((__m512)pack); }
 ALWAYS_INLINE double total(Pack<double> pack) { return _mm512_reduce_add_pd((__m512d)pack); }
 
+#elif defined(__AVX2__)
+// Windows into these have all bits set in the first lanes.
+alignas(32) constexpr int32_t kMaskFloat[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
+alignas(32) constexpr int64_t kMaskDouble[8] = {-1, -1, -1, -1};
+ALWAYS_INLINE __m256i mask_float(First lanes) {
+    return _mm256_loadu_si256((const __m256i*)(kMaskFloat + kLanes<float> - lanes.count));
+}
+ALWAYS_INLINE __m256i mask_double(First lanes) {
+    return _mm256_loadu_si256((const __m256i*)(kMaskDouble + kLanes<double> - lanes.count));
+}
+ALWAYS_INLINE Pack<float> load(const float* from, First lanes) {
+    return (Pack<float>)_mm256_maskload_ps(from, mask_float(lanes));
+}
+ALWAYS_INLINE Pack<double> load(const double* from, First lanes) {
+    return (Pack<double>)_mm256_maskload_pd(from, mask_double(lanes));
+}
+ALWAYS_INLINE void store(float* to, Pack<float> pack, First lanes) {
+    _mm256_maskstore_ps(to, mask_float(lanes), (__m256)pack);
+}
+ALWAYS_INLINE void store(double* to, Pack<double> pack, First lanes) {
+    _mm256_maskstore_pd(to, mask_double(lanes), (__m256d)pack);
+}
+ALWAYS_INLINE Pack<float> keep(Pack<float> pack, First lanes) {
+    return (Pack<float>)_mm256_and_ps((__m256)pack, _mm256_castsi256_ps(mask_float(lanes)));
+}
+ALWAYS_INLINE Pack<double> keep(Pack<double> pack, First lanes) {
+    return (Pack<double>)_mm256_and_pd((__m256d)pack, _mm256_castsi256_pd(mask_double(lanes)));
+}
+ALWAYS_INLINE void stream(float* to, Pack<float> pack) { _mm256_stream_ps(to, (__m256)pack); }
+ALWAYS_INLINE void stream(double* to, Pack<double> pack) { _mm256_stream_pd(to, (__m256d)pack); }
+ALWAYS_INLINE Pack<float> at_least(Pack<float> least, Pack<float> pack) {  // NaN stays, as above
+    return (Pack<float>)_mm256_max_ps((__m256)least, (__m256)pack);
+}
+ALWAYS_INLINE Pack<double> at_least(Pack<double> least, Pack<double> pack) {
+    return (Pack<double>)_mm256_max_pd((__m256d)least, (__m256d)pack);
+}
+ALWAYS_INLINE float total(Pack<float> pack) {
+    const __m256 p = (__m256)pack;
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(p), _mm256_extractf128_ps(p, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+ALWAYS_INLINE double total(Pack<double> pack) {
+    const __m256d p = (__m256d)pack;
+    const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(p), _mm256_extractf128_pd(p, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+}
+
 #else
 template <typename T>
 ALWAYS_INLINE Pack<T> load(const T* from, First lanes) {
@@ -169,13 +217,20 @@ ALWAYS_INLINE double total(Pack<double> pack) {
 }
 #endif
 
-// 2 D^-1/2. AVX-512 has an estimate of 14 bits, which takes one Newton step; there an infinite D counts as the largest
-// finite one, since the step would make NaN of it. NaN stays. Twice, since the step has a half that others can take.
+// 2 D^-1/2 by an estimate: AVX-512's has 14 bits and takes one Newton step, AVX's has 12 and takes the step of next
+// order. An infinite D counts as the largest finite one, since the step would make NaN of it. NaN stays. Twice, since
+// the step has a half that others can take.
 #if defined(__AVX512F__)
 ALWAYS_INLINE Pack<float> twice_inverse_sqrt(Pack<float> pack) {
     const __m512 d = _mm512_min_ps(_mm512_set1_ps(std::numeric_limits<float>::max()), (__m512)pack);
     const Pack<float> r = (Pack<float>)_mm512_rsqrt14_ps(d);
     return r * (3 - (Pack<float>)d * r * r);
+}
+#elif defined(__AVX2__)
+ALWAYS_INLINE Pack<float> twice_inverse_sqrt(Pack<float> pack) {
+    const __m256 d = _mm256_min_ps(_mm256_set1_ps(std::numeric_limits<float>::max()), (__m256)pack);
+    const Pack<float> r = (Pack<float>)_mm256_rsqrt_ps(d), near_one = (Pack<float>)d * r * r;
+    return r * (3.75f - near_one * (2.5f - 0.75f * near_one));
 }
 #else
 ALWAYS_INLINE Pack<float> twice_inverse_sqrt(Pack<float> d) { return twice_inverse_by_root<float>(d); }
