@@ -9,10 +9,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from crossnorm_ns.paper_tables import AVERAGE, paper_table
 from eval.chamfer import Comparison
-from eval.dtu_files import Mode
+from eval.dtu_files import DTU_SCANS, Mode
 from eval.mesh_cleaning import Cull
-from eval.paper_tables import CHAMFER, DTU_SCANS, NEUS_WITH_MASKS_MEAN
 from eval.results import versions
 
 PROTOCOL = "DTUeval-python at 45b4fec: points 0.2 mm apart, distances below 20 mm, means in mm"
@@ -96,25 +96,27 @@ def table_of_scans(results: Sequence[ChamferResult]) -> Group:
     by_scan = {result.scan: result.comparison.overall for result in results}
     table = Table(title="Chamfer distance on DTU (mm)", title_style="bold")
     table.add_column("scan", justify="right")
-    for method in CHAMFER:
+    paper = paper_table("dtu")
+    figures = paper.values["overall"]
+    for method in paper.methods:
         table.add_column(method, justify="right")
     table.add_column("this", justify="right", style="bold")
-    for index, scan in enumerate(DTU_SCANS):
+    for scan in DTU_SCANS:
         ours = f"{by_scan[scan]:.2f}" if scan in by_scan else "-"
-        table.add_row(str(scan), *(f"{row.scans[index]:.2f}" for row in CHAMFER.values()), ours)
+        table.add_row(str(scan), *(f"{value:.2f}" for value in figures[str(scan)].values()), ours)
     table.add_section()
+    averages = [f"{value:.2f}" for value in figures[AVERAGE].values()]
     if len(by_scan) < len(DTU_SCANS):
-        places = [DTU_SCANS.index(scan) for scan in by_scan]
-        means = [sum(row.scans[place] for place in places) / len(places) for row in CHAMFER.values()]
+        means = [sum(figures[str(scan)][method] for scan in by_scan) / len(by_scan) for method in paper.methods]
         label, ours = f"mean of {len(by_scan)}", f"{mean_overall(results):.2f}"
         table.add_row(label, *(f"{mean:.2f}" for mean in means), ours, style="bold")
-        table.add_row("mean of 15", *(f"{row.mean:.2f}" for row in CHAMFER.values()), "-")
+        table.add_row("mean of 15", *averages, "-")
     else:
-        means = [f"{row.mean:.2f}" for row in CHAMFER.values()]
-        table.add_row("mean", *means, f"{mean_overall(results):.2f}", style="bold")
+        table.add_row("mean", *averages, f"{mean_overall(results):.2f}", style="bold")
+    others = (f"{other.method} by {other.source}: {other.values['overall'][AVERAGE]}" for other in paper.others)
     notes = (
-        "Columns before the last: table VII of the paper on Cross Normalization (NeuS+CN is its row Ours); NeuS's own "
-        f"repository reports a mean of {NEUS_WITH_MASKS_MEAN} with masks.\n"
+        f"Columns before the last: table {paper.number} of the paper on Cross Normalization (Ours is NeuS+CN). Means "
+        f"elsewhere: {'; '.join(others)}.\n"
         f"This: {PROTOCOL}; cull {results[0].cull}, seed {results[0].seed}. Another cull is another metric."
     )
     return Group(table, Text(notes))

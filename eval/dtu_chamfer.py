@@ -10,10 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.command import run_command
-from eval.dtu_files import Mode, Space, check_reference, find_scans, load_mesh, load_points, load_reference
+from eval.dtu_files import (
+    DTU_SCANS,
+    Mode,
+    Space,
+    check_reference,
+    find_scans,
+    load_mesh,
+    load_points,
+    load_reference,
+)
 from eval.errors import EvaluationError
 from eval.mesh_cleaning import Cull
-from eval.paper_tables import DTU_SCANS
 
 if TYPE_CHECKING:
     import trimesh
@@ -47,6 +55,8 @@ class Arguments:
     meshes named by their step alone (00300000.ply) the last counts."""
     method: str | None = None
     """Name of the system that a surface in a file comes from, for tables of several."""
+    image_size: tuple[int, int] | None = None
+    """Width and height of the pictures that such a system was trained on, for tables: 1600 1200."""
     scan: int | None = None
     """Number of the scan, for --mesh and --load-config."""
     mode: Mode = "mesh"
@@ -130,6 +140,7 @@ def _evaluate(
     show("reading")
     reference = load_reference(arguments.dataset_dir, scan)
     culling = None
+    source = _source(arguments, scan, path)
     try:
         if arguments.mode == "pointcloud":
             points = _in_world(arguments, scan, load_points(path))
@@ -137,6 +148,7 @@ def _evaluate(
             show("counting the points")
         else:
             mesh = _read_mesh(arguments, scan, path, show_share)
+            source |= mesh.metadata.get("run", {})
             check_world_space(np.asarray(mesh.vertices), reference)
             if arguments.cull != "none":
                 mesh, culling = _clean(arguments, mesh, scan, show, show_share)
@@ -148,7 +160,7 @@ def _evaluate(
     result = ChamferResult(
         comparison=comparison,
         scan=scan,
-        source=_source(arguments, scan, path),
+        source=source,
         mode=arguments.mode,
         cull=arguments.cull,
         culling=culling,
@@ -193,7 +205,7 @@ def _is_run(arguments: Arguments, path: Path) -> bool:
 def _source(arguments: Arguments, scan: int, path: Path) -> dict[str, Any]:
     if _is_run(arguments, path):
         return {"config": str(path.resolve()), "resolution": arguments.resolution}
-    source = {"surface": str(path.resolve()), "method": arguments.method}
+    source = {"surface": str(path.resolve()), "method": arguments.method, "image_size": arguments.image_size}
     return source if arguments.space == "world" else source | {"scale_mat": str(_scene(arguments, scan).resolve())}
 
 
@@ -249,8 +261,8 @@ def _check_options(arguments: Arguments) -> None:
     reads_data = arguments.cull != "none" or arguments.space == "unit" or arguments.load_config is not None
     if arguments.data is not None and not reads_data:
         raise EvaluationError("--data goes with --cull, --space unit or --load-config: nothing else reads it.")
-    if arguments.method is not None and arguments.load_config is not None:
-        raise EvaluationError("--method goes with surfaces in files: a run knows its method.")
+    if arguments.load_config is not None and (arguments.method is not None or arguments.image_size is not None):
+        raise EvaluationError("--method and --image-size go with surfaces in files: a run knows its own.")
     if arguments.mode == "pointcloud" and (arguments.cull != "none" or arguments.load_config is not None):
         raise EvaluationError("--mode pointcloud goes with files of points: --cull and --load-config need triangles.")
     if arguments.seed < 0:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 Mode = Literal["mesh", "pointcloud"]
 Space = Literal["world", "unit"]
 
+DTU_SCANS = (24, 37, 40, 55, 63, 65, 69, 83, 97, 105, 106, 110, 114, 118, 122)
+"""The 15 scans of DTU on which surfaces from neural fields are compared."""
 LAYOUT = "Points/stl/stl024_total.ply, ObsMask/ObsMask24_10.mat and ObsMask/Plane24.mat"
 """What a folder holds for scan 24."""
 FORMATS = (".ply", ".obj")

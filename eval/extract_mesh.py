@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from trimesh import Trimesh
 
     from crossnorm_ns.fields.sdf_field import SDFField
+    from eval.runs import Run
 
 Space = Literal["world", "unit"]
 Progress = Callable[[int, int], None]
@@ -121,6 +122,9 @@ def extract_run_mesh(
         block_size: Points evaluated at a time.
         progress: Told the number of grid points done and of all, after each block.
 
+    Returns:
+        The mesh; its `metadata["run"]` has method, step, seed and the size of the pictures trained on.
+
     Raises:
         EvaluationError: the run cannot be loaded, has no signed distance, or no surface in the box.
         DataError: the scene cannot be read.
@@ -162,8 +166,20 @@ def extract_run_mesh(
         faces,
         vertex_normals=directions if normals else None,
         vertex_colors=seen if colors else None,
+        metadata={"run": _facts(run)},
         process=False,
     )
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    datamanager: Any = run.pipeline.datamanager
+    cameras = datamanager.train_dataset.cameras
+    return {
+        "method": run.config.method_name,
+        "step": run.step,
+        "seed": run.config.machine.seed,
+        "image_size": [int(cameras.width[0]), int(cameras.height[0])],
+    }
 
 
 def _world_from_unit(path: Path) -> Float64[np.ndarray, "4 4"]:

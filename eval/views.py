@@ -110,6 +110,7 @@ def views_of_run(
         "method": run.config.method_name,
         "checkpoint": str(run.checkpoint_path),
         "step": run.step,
+        "seed": run.config.machine.seed,
         "device": str(run.pipeline.device),
     }
     subject = _subject(scene, split, every, source)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from dtu_scans import SCALE_MAT, write_scan
+from dtu_scans import SCALE_MAT, SIZE, write_scan
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.engine.trainer import TrainerConfig
@@ -90,6 +90,7 @@ def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 def test_mesh_before_training_is_the_initial_sphere(plain_run: Path) -> None:
     """Geometric initialisation is random: its sphere has dents, but the right volume around the right place."""
     unit, world = (extract_run_mesh(plain_run, RESOLUTION, space) for space in ("unit", "world"))
+    assert unit.metadata["run"] == {"method": "neus-ref", "step": 0, "seed": 42, "image_size": list(SIZE)}
     for mesh, center, radius in ((unit, np.zeros(3), 0.5), (world, SCALE_MAT[:3, 3], 0.5 * SCALE_MAT[0, 0])):
         assert mesh.is_watertight
         assert (mesh.volume * 3 / (4 * np.pi)) ** (1 / 3) == pytest.approx(radius, rel=0.05)

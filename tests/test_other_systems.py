@@ -21,9 +21,8 @@ from test_dtu_chamfer import write_scene as write_scan
 from crossnorm_ns.data.dtu_scene import read_scale_mat
 from crossnorm_ns.data.errors import DataError
 from eval import dtu_chamfer
-from eval.dtu_files import find_scans
+from eval.dtu_files import DTU_SCANS, find_scans
 from eval.errors import EvaluationError
-from eval.paper_tables import DTU_SCANS
 from eval.renders import match_renders
 from eval.scoring import evaluate
 from eval.views import views_of_renders
@@ -252,7 +251,7 @@ def test_surface_in_the_unit_sphere_is_taken_to_the_world(
     UNIT_SQUARE.export(kind)
     unit = chamfer(monkeypatch, "--mesh", kind, "--scan", 24, *mode, "--space", "unit", "--data", "scene")
     assert unit["overall"] == pytest.approx(world["overall"], rel=1e-3)
-    source = {"surface": str(folder / kind), "method": None, "scale_mat": str(folder / "scene")}
+    source = {"surface": str(folder / kind), "method": None, "image_size": None, "scale_mat": str(folder / "scene")}
     assert unit["source"] == source
 
 

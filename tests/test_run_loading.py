@@ -192,6 +192,7 @@ def test_evaluating_a_run_equals_evaluating_its_saved_renders(
     result = evaluation.as_dict()
     assert result["source"]["method"] == "vanilla-nerf"
     assert result["source"]["step"] == 12
+    assert result["source"]["seed"] == 42
     assert result["resolution"] == [SIZE, SIZE]
 
 

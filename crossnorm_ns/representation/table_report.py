@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from crossnorm_ns.files import atomic_file
+from crossnorm_ns.paper_tables import paper_table
 from crossnorm_ns.representation.analysis_files import write_figure, write_json
 from crossnorm_ns.representation.cells import Grid
 from crossnorm_ns.representation.page import Cells, write_page
-from crossnorm_ns.representation.paper_tables import paper_table
 from crossnorm_ns.representation.table_results import TableResults, label
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def describe(results: TableResults, grid: Grid) -> str:
         "Each run counts with the network that had the lowest training loss of all evaluations (rows called highest: "
         "the evaluation nearest to the truth, as WIRE counts its CT), each method with the "
         f"learning rate that has the best {results.metric.upper()} in the mean over inputs. The paper's numbers (table "
-        f"{paper_table(results.task)}) are of its own inputs, sizes and steps. {platform.machine()}, "
+        f"{paper_table(results.task).number}) are of its own inputs, sizes and steps. {platform.machine()}, "
         f"{'; '.join(devices)}, torch {torch.__version__}."
     )
 

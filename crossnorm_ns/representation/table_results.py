@@ -9,9 +9,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from crossnorm_ns.paper_tables import paper_row, paper_table
 from crossnorm_ns.representation.cells import Cell
 from crossnorm_ns.representation.page import Cells
-from crossnorm_ns.representation.paper_tables import SHAPES, paper_row
 from crossnorm_ns.representation.presets import TaskName
 from crossnorm_ns.representation.run_folder import Entry, RunFolder
 
@@ -154,7 +154,7 @@ class TableResults:
     def _paper_row(self, metric: str, network: str, name: str, source: str | None) -> tuple[str, Row] | None:
         scene = None
         if self.task == "shape":
-            scene = next((scene for scene in sorted(SHAPES, key=len, reverse=True) if name.startswith(scene)), None)
+            scene = paper_shape(name)
             if scene is None:
                 return None
         elif source is not None:
@@ -179,6 +179,12 @@ class TableResults:
             value = result.get("metrics", {}).get(metric)
             values.append(math.nan if value is None else value)
         return fmean(values)
+
+
+def paper_shape(name: str) -> str | None:
+    """The shape of the paper that an input is by its name: lucy_512 is lucy."""
+    shapes = sorted(paper_table("shape").items, key=len, reverse=True)
+    return next((shape for shape in shapes if name.startswith(shape)), None)
 
 
 def _key(cell: Cell) -> _Key:
