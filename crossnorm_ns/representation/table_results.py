@@ -160,7 +160,7 @@ class TableResults:
         elif source is not None:
             return None
         row = paper_row(self.task, metric, network, scene)
-        return None if row is None else ("" if scene is None else f" {scene}", row)
+        return None if row is None else ("" if scene is None else f" {scene}", dict(row))
 
     def _text(self, name: str, row: Row, metric: str) -> list[str]:
         values = [row.get(method, math.nan) for method in self.methods]
