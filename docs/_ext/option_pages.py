@@ -1,0 +1,215 @@
+"""Sphinx extension: pages with every option of every method and command, made from the configs at build time.
+
+Writes docs/generated/*.md before Sphinx reads the sources: one page for each module of method_configs, one for the
+dataparsers, one for the commands. The texts are the docstrings under the fields, which are the `--help` texts as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from nerfstudio.plugins.registry_dataparser import DataParserSpecification
+from nerfstudio.plugins.types import MethodSpecification
+from sphinx.application import Sphinx
+from sphinx.pycode import ModuleAnalyzer
+
+import eval
+import method_configs
+from crossnorm_ns.representation.command import COMMANDS
+
+TRAINER = "Trainer"
+
+
+@dataclass
+class Option:
+    """One option of a command."""
+
+    name: str
+    """Without the dashes before it; parts of nested configs are separated by dots."""
+    kind: str
+    default: str
+    help: str
+
+    @property
+    def group(self) -> str:
+        """The config that it belongs to."""
+        return self.name.rpartition(".")[0]
+
+
+def options_of(config: Any, prefix: str = "") -> Iterator[Option]:
+    """All options of a dataclass or of an instance of one (whose values are then the defaults), nested ones too.
+
+    Dataparsers are left out: on the command line they are sub-commands, with a page of their own.
+    """
+    owner = config if isinstance(config, type) else type(config)
+    hints, texts = typing.get_type_hints(owner), _field_texts(owner)
+    for field in dataclasses.fields(owner):
+        if field.name == "_target" or field.name == "dataparser" or not field.init:
+            continue
+        name, value = prefix + field.name.replace("_", "-"), _value(config, field)
+        nested = value if isinstance(value, dict) else {"": value}
+        if nested and all(_is_nested(part) for part in _leaves(nested)):
+            yield from _nested_options(name, nested)
+        else:
+            yield Option(name, _kind(hints[field.name]), _default(value), texts.get(field.name, ""))
+
+
+def _nested_options(name: str, parts: dict[str, Any]) -> Iterator[Option]:
+    for key, part in parts.items():
+        inner = f"{name}.{key.replace('_', '-')}" if key else name
+        if isinstance(part, dict):
+            yield from _nested_options(inner, part)
+        else:
+            yield from options_of(part, inner + ".")
+
+
+def _leaves(parts: dict[str, Any]) -> Iterator[Any]:
+    for part in parts.values():
+        yield from _leaves(part) if isinstance(part, dict) else (part,)
+
+
+def _is_nested(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _value(config: Any, field: dataclasses.Field) -> Any:
+    if not isinstance(config, type):
+        return getattr(config, field.name)
+    return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+
+
+def _field_texts(owner: type) -> dict[str, str]:
+    """The docstring under each field, those of base classes included."""
+    texts: dict[str, str] = {}
+    for base in reversed(owner.__mro__):
+        if dataclasses.is_dataclass(base):
+            found = ModuleAnalyzer.for_module(base.__module__).find_attr_docs()
+            texts.update({name: " ".join(" ".join(lines).split()) for (cls, name), lines in found.items()
+                          if cls == base.__qualname__})
+    return texts
+
+
+def _kind(hint: Any) -> str:
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        return " or ".join(str(value) for value in arguments)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(_kind(part) for part in arguments)
+    if hint is type(None):
+        return "None"
+    return hint.__name__ if isinstance(hint, type) and not arguments else str(hint).replace("typing.", "")
+
+
+def _default(value: Any) -> str:
+    if value is dataclasses.MISSING:
+        return "required"
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (tuple, list)):
+        return " ".join(map(str, value)) or "none"
+    return str(value) if value != "" else "empty"
+
+
+def _cell(text: str) -> str:
+    """Text in a Markdown table, where a bar would end the cell and a tag would be HTML."""
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+def _table(options: dict[str, list[Option]], group: str) -> str:
+    """The options of one config; a default that differs between methods is given for each."""
+    by_name: dict[str, dict[str, Option]] = {}
+    for method, several in options.items():
+        for option in several:
+            if option.group == group:
+                by_name.setdefault(option.name, {})[method] = option
+    lines = ["| option | type | default | |", "| --- | --- | --- | --- |"]
+    for name, methods in by_name.items():
+        first = next(iter(methods.values()))
+        cells = [f"`--{name}`", f"`{first.kind}`", _defaults(methods, len(options)), _cell(first.help)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _defaults(methods: dict[str, Option], total: int) -> str:
+    by_default: dict[str, list[str]] = {}
+    for method, option in methods.items():
+        by_default.setdefault(option.default, []).append(method)
+    if len(by_default) == 1 and len(methods) == total:
+        return f"`{next(iter(by_default))}`"
+    return "<br>".join(f"`{default}` ({', '.join(names)})" for default, names in by_default.items())
+
+
+def _tables(options: dict[str, list[Option]]) -> str:
+    """A section for each config: the model first, what is nerfstudio's own last."""
+    groups = list(dict.fromkeys(option.group for several in options.values() for option in several))
+    first, last = "pipeline.model", ("machine", "logging", "viewer")
+    groups.sort(key=lambda group: (not group.startswith(first), group.startswith(last)))
+    return "\n\n".join(f"## {f'`--{group}`' if group else TRAINER}\n\n{_table(options, group)}" for group in groups)
+
+
+def _specifications(kind: type) -> dict[str, dict[str, Any]]:
+    """All specifications of a kind, by module of method_configs and by the name they are registered under."""
+    found: dict[str, dict[str, Any]] = {}
+    for module in pkgutil.iter_modules(method_configs.__path__):
+        content = vars(importlib.import_module(f"method_configs.{module.name}"))
+        names = {name.replace("_", "-"): value for name, value in content.items() if isinstance(value, kind)}
+        if names:
+            found[module.name] = names
+    return found
+
+
+def method_pages() -> Iterator[tuple[str, str]]:
+    """Name and text of the page of each module with methods."""
+    for module, methods in _specifications(MethodSpecification).items():
+        options = {name: list(options_of(specification.config)) for name, specification in methods.items()}
+        described = "\n".join(f"- **{name}**: {specification.description}" for name, specification in methods.items())
+        yield f"methods-{module}", f"# {', '.join(methods)}\n\n{described}\n\n{_tables(options)}\n"
+
+
+def dataparser_page() -> str:
+    """The page of the dataparsers."""
+    parts = ["# Dataparsers", "Behind all other options of `ns-train`: the dataparser's name, then its options."]
+    for parsers in _specifications(DataParserSpecification).values():
+        for name, specification in parsers.items():
+            table = _table({name: list(options_of(specification.config))}, "")
+            parts += [f"## {name}", specification.description, table]
+    return "\n\n".join(parts) + "\n"
+
+
+def command_page() -> str:
+    """The page of the commands that are not nerfstudio's."""
+    commands = {f"crossnorm {name}": command for name, command in COMMANDS.items()}
+    for module in pkgutil.iter_modules(eval.__path__, "eval."):
+        if arguments := getattr(importlib.import_module(module.name), "Arguments", None):
+            commands[f"python -m {module.name}"] = arguments
+    parts = ["# Commands"]
+    for name, arguments in commands.items():
+        parts += [f"## {name}", arguments.__doc__.split("\n\n")[0], _table({name: list(options_of(arguments))}, "")]
+    return "\n\n".join(parts) + "\n"
+
+
+def write_pages(app: Sphinx) -> None:
+    """Writes all pages; those that are as they were stay untouched, so that Sphinx does not read them again."""
+    folder = Path(app.srcdir) / "generated"
+    folder.mkdir(exist_ok=True)
+    pages = dict(method_pages()) | {"dataparsers": dataparser_page(), "commands": command_page()}
+    for old in set(folder.glob("*.md")) - {folder / f"{name}.md" for name in pages}:
+        old.unlink()
+    for name, text in pages.items():
+        path = folder / f"{name}.md"
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Called by Sphinx."""
+    app.connect("builder-inited", write_pages)
+    return {"parallel_read_safe": True}
