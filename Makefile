@@ -1,6 +1,7 @@
 # make demo: trains mip-NeRF with and without Cross Normalization on a built-in scene and shows the result.
 # make demo-neus: the same for NeuS and its surfaces, on a built-in scan.
 # make test: runs all tests.
+# make docs: builds the documentation site in docs/_build; warnings are errors.
 # make bench: measures the norms beside batch normalization and fails if one is worse than it must be.
 # All make the environment in .venv on first use and reuse it afterwards.
 
@@ -9,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo demo-neus test bench lint clean
+.PHONY: demo demo-neus test docs bench lint clean
 
 demo: $(READY)
 	$(BIN)/python -m examples.demo
@@ -19,6 +20,9 @@ demo-neus: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+docs: $(READY)
+	$(BIN)/python -m sphinx -W --keep-going docs docs/_build
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.norms --check
@@ -36,4 +40,4 @@ $(READY): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) outputs
+	rm -rf $(VENV) outputs docs/_build docs/generated

@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+from sphinx.application import Sphinx
+
 import crossnorm_ns
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
@@ -20,6 +22,7 @@ extensions = [
     "sphinx_copybutton",
 ]
 exclude_patterns = ["_build"]
+default_role = "code"  # docstrings have names in single backticks
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
@@ -31,4 +34,14 @@ autodoc_preserve_defaults = True
 
 html_theme = "furo"
 html_title = f"crossnorm-ns {release}"
-html_extra_path = ["results"]
+
+
+def title_of_results(app: Sphinx, name: str, source: list[str]) -> None:
+    """What benchmarks have written has no heading, and is reached by links alone."""
+    if name.startswith("results/"):
+        source[0] = f"---\norphan: true\n---\n\n# {name.removeprefix('results/')}\n\n{source[0]}"
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("source-read", title_of_results)

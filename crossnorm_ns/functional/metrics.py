@@ -18,7 +18,7 @@ def psnr(prediction: Float[Tensor, "*shape"], target: Float[Tensor, "*_"]) -> Fl
     The PSNR of a test set is the mean of its images' PSNRs, not the PSNR of all their pixels: call this per image.
 
     Args:
-        prediction: colours, usually "*batch 3"; used as they are, values outside [0, 1] included.
+        prediction: colours, usually (..., 3); used as they are, values outside [0, 1] included.
         target: true colours, same shape.
 
     Returns:

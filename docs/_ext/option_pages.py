@@ -43,21 +43,30 @@ class Option:
         """The config that it belongs to."""
         return self.name.rpartition(".")[0]
 
+    @property
+    def short_name(self) -> str:
+        """As it is called within its config."""
+        return self.name.rpartition(".")[2]
+
 
 def options_of(config: Any, prefix: str = "") -> Iterator[Option]:
     """All options of a dataclass or of an instance of one (whose values are then the defaults), nested ones too.
 
-    Dataparsers are left out: on the command line they are sub-commands, with a page of their own.
+    Choices of one config out of several (dataparsers) are left out: on the command line they are sub-commands.
     """
     owner = config if isinstance(config, type) else type(config)
     hints, texts = typing.get_type_hints(owner), _field_texts(owner)
     for field in dataclasses.fields(owner):
-        if field.name == "_target" or field.name == "dataparser" or not field.init:
+        if field.name == "_target" or not field.init or _is_subcommand(hints[field.name]):
             continue
         name, value = prefix + field.name.replace("_", "-"), _value(config, field)
         nested = value if isinstance(value, dict) else {"": value}
         if nested and all(_is_nested(part) for part in _leaves(nested)):
             yield from _nested_options(name, nested)
+        elif isinstance(value, dict) and value and typing.get_origin(hints[field.name]) is dict:
+            kind = _kind(typing.get_args(hints[field.name])[1])
+            for key, part in value.items():
+                yield Option(f"{name}.{key.replace('_', '-')}", kind, _default(part), texts.get(field.name, ""))
         else:
             yield Option(name, _kind(hints[field.name]), _default(value), texts.get(field.name, ""))
 
@@ -69,6 +78,14 @@ def _nested_options(name: str, parts: dict[str, Any]) -> Iterator[Option]:
             yield from _nested_options(inner, part)
         else:
             yield from options_of(part, inner + ".")
+
+
+def _is_subcommand(hint: Any) -> bool:
+    return _is_union(hint) and any(dataclasses.is_dataclass(part) for part in typing.get_args(hint))
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
 
 
 def _leaves(parts: dict[str, Any]) -> Iterator[Any]:
@@ -92,8 +109,8 @@ def _field_texts(owner: type) -> dict[str, str]:
     for base in reversed(owner.__mro__):
         if dataclasses.is_dataclass(base):
             found = ModuleAnalyzer.for_module(base.__module__).find_attr_docs()
-            texts.update({name: " ".join(" ".join(lines).split()) for (cls, name), lines in found.items()
-                          if cls == base.__qualname__})
+            own = {name: lines for (cls, name), lines in found.items() if cls == base.__qualname__}
+            texts.update({name: " ".join(" ".join(lines).split()) for name, lines in own.items()})
     return texts
 
 
@@ -101,7 +118,7 @@ def _kind(hint: Any) -> str:
     arguments = typing.get_args(hint)
     if typing.get_origin(hint) is Literal:
         return " or ".join(str(value) for value in arguments)
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+    if _is_union(hint):
         return " or ".join(_kind(part) for part in arguments)
     if hint is type(None):
         return "None"
@@ -131,9 +148,9 @@ def _table(options: dict[str, list[Option]], group: str) -> str:
             if option.group == group:
                 by_name.setdefault(option.name, {})[method] = option
     lines = ["| option | type | default | |", "| --- | --- | --- | --- |"]
-    for name, methods in by_name.items():
+    for methods in by_name.values():
         first = next(iter(methods.values()))
-        cells = [f"`--{name}`", f"`{first.kind}`", _defaults(methods, len(options)), _cell(first.help)]
+        cells = [f"`{first.short_name}`", f"`{first.kind}`", _defaults(methods, len(options)), _cell(first.help)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -1,0 +1,92 @@
+"""The site builds without warnings, and its pages of options say what the commands' own help says."""
+
+import contextlib
+import io
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tyro
+
+from eval.blender import Arguments as BlenderArguments
+from method_configs.mipnerf import mipnerf_cn
+from method_configs.neus import neus_cn_tiny
+
+sphinx = pytest.importorskip("sphinx", reason="the extra `docs` is not installed")
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "docs", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def generated(name: str) -> str:
+    return (ROOT / "docs" / "generated" / f"{name}.md").read_text()
+
+
+def options_on_page(text: str) -> set[str]:
+    """Options in the tables of a page, with their section's prefix."""
+    found, prefix = set(), "--"
+    for line in text.splitlines():
+        if line.startswith("## "):
+            heading = re.fullmatch(r"## `(--.+)`", line)
+            prefix = f"{heading[1]}." if heading else "--"
+        elif row := re.match(r"\| `([\w-]+)` \|", line):
+            found.add(prefix + row[1])
+    return found
+
+
+def options_in_help(config: object) -> set[str]:
+    """Options that tyro prints, but the switches that turn something off and what cannot be changed."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), pytest.raises(SystemExit):
+        if isinstance(config, type):
+            tyro.cli(config, args=["--help"])
+        else:
+            tyro.cli(type(config), default=config, args=["--help"])
+    plain = re.sub(r"\x1b\[[\d;]*m", "", printed.getvalue())
+    names = set(re.findall(r"(?:^[│\s]*|, )(--[a-z][\w.-]*\w)(?=[ ,\n])", plain, flags=re.MULTILINE))
+    return {name for name in names if "_target" not in name and not re.search(r"(--|\.)no-", name)} - {"--help"}
+
+
+def test_site_builds_without_warnings_and_leads_to_every_page(site: Path) -> None:
+    front = (site / "index.html").read_text()
+    sources = {path.relative_to(ROOT / "docs").with_suffix(".html") for path in (ROOT / "docs").glob("*.md")}
+    for page in sources - {Path("index.html")}:
+        assert f'href="{page}"' in front
+
+
+@pytest.mark.parametrize(("page", "config"), [("mipnerf", mipnerf_cn.config), ("neus", neus_cn_tiny.config)])
+def test_pages_of_methods_have_all_options_of_their_help(site: Path, page: str, config: object) -> None:
+    assert options_on_page(generated(f"methods-{page}")) == options_in_help(config)
+
+
+def test_page_of_commands_has_all_options_of_their_help(site: Path) -> None:
+    section = generated("commands").split("## python -m eval.blender\n")[1].split("\n## ")[0]
+    assert options_on_page(section) == options_in_help(BlenderArguments)
+
+
+def test_every_method_and_dataparser_has_its_options_on_a_page(site: Path) -> None:
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no tomllib")
+    entry_points = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
+    pages = "".join(path.read_text() for path in (ROOT / "docs" / "generated").glob("methods-*.md"))
+    for method in entry_points["nerfstudio.method_configs"]:
+        assert f"- **{method}**: " in pages
+    for dataparser in entry_points["nerfstudio.dataparser_configs"]:
+        assert f"\n## {dataparser}\n" in generated("dataparsers")
+
+
+def test_defaults_that_differ_are_given_for_each_method(site: Path) -> None:
+    (row,) = [line for line in generated("methods-mipnerf").splitlines() if line.startswith("| `norm` |")]
+    assert "| `cn` (mipnerf-cn, mipnerf-cn-tiny)<br>`none` (mipnerf-ref) |" in row
+    html = (site / "generated" / "methods-mipnerf.html").read_text()
+    assert "Norm before each hidden ReLU" in html
