@@ -22,9 +22,9 @@ extensions = [
     "sphinx_copybutton",
 ]
 exclude_patterns = ["_build"]
+smartquotes = False  # two dashes are those of an option
 default_role = "code"  # docstrings have names in single backticks
 
-myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # the committed outputs are shown; a test executes the notebooks
 
