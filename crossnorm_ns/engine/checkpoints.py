@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from crossnorm_ns.files import atomic_file
@@ -14,13 +15,24 @@ def save_atomically(content: dict[str, Any], path: Path) -> None:
     """Writes a checkpoint so that a kill at any moment leaves the old files or the complete new one.
 
     The unfinished file lies in the folder above, since nerfstudio reads a step from every name in a checkpoint folder;
-    what an earlier save left there when it was killed is removed.
+    what an earlier save left there when it was killed is removed. Numbers of numpy, which nerfstudio's decaying schedules
+    leave in their states, become Python's: torch's safe default would not load them.
     """
     scratch = path.parent.parent
     for abandoned in scratch.glob(".*.ckpt.*.tmp"):
         abandoned.unlink(missing_ok=True)
     with atomic_file(path, scratch) as file:
-        torch.save(content, file)
+        torch.save(_with_plain_numbers(content), file)
+
+
+def _with_plain_numbers(content: Any) -> Any:
+    if isinstance(content, np.generic):
+        return content.item()
+    if type(content) is dict:
+        return {key: _with_plain_numbers(value) for key, value in content.items()}
+    if type(content) in (list, tuple):
+        return type(content)(_with_plain_numbers(value) for value in content)
+    return content
 
 
 def prune_others(path: Path) -> None:
