@@ -1,7 +1,7 @@
 """nerfstudio's own vanilla NeRF and nerfacto with Cross Normalization, as the example for other fields.
 
-Registered with nerfstudio in pyproject.toml; loaded by every ns-* command, so nothing heavy or optional is imported. Apart
-from trainer, data manager and norms the settings are those of nerfstudio's `vanilla-nerf` and `nerfacto`.
+Registered with nerfstudio in pyproject.toml; loaded by every ns-* command, so nothing heavy or optional is imported.
+Apart from trainer, data manager and norms the settings are those of nerfstudio's `vanilla-nerf` and `nerfacto`.
 """
 
 from __future__ import annotations
@@ -76,5 +76,5 @@ nerfacto_cn = MethodSpecification(
         viewer=ViewerConfig(num_rays_per_chunk=1 << 15, websocket_host="127.0.0.1"),
         vis="tensorboard",
     ),
-    description="nerfstudio's nerfacto in plain PyTorch with Cross Normalization, as the example for fields of your own.",
+    description="nerfstudio's nerfacto in plain PyTorch with Cross Normalization, as a second example of that.",
 )

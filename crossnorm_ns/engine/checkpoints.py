@@ -15,8 +15,8 @@ def save_atomically(content: dict[str, Any], path: Path) -> None:
     """Writes a checkpoint so that a kill at any moment leaves the old files or the complete new one.
 
     The unfinished file lies in the folder above, since nerfstudio reads a step from every name in a checkpoint folder;
-    what an earlier save left there when it was killed is removed. Numbers of numpy, which nerfstudio's decaying schedules
-    leave in their states, become Python's: torch's safe default would not load them.
+    what an earlier save left there when it was killed is removed. Numbers of numpy, which nerfstudio's decaying
+    schedules leave in their states, become Python's: torch's safe default would not load them.
     """
     scratch = path.parent.parent
     for abandoned in scratch.glob(".*.ckpt.*.tmp"):

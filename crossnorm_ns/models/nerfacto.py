@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 from types import MethodType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from nerfstudio.fields.base_field import Field
@@ -30,8 +30,8 @@ class NerfactoCNModelConfig(NerfactoModelConfig):
     norm_variant: Literal["released", "paper"] = "released"
     """Form of the cross normalization: that of the released code, or that of the paper's section 4.3."""
     norm_statistics: Literal["renorm", "batch"] = "renorm"
-    """Training statistics: the moving average's values with the batch's gradients, so that the proposal networks are one
-    function in the steps that train them and in those that only read them; or the batch's."""
+    """Training statistics: the moving average's values with the batch's gradients, so that the proposal networks are
+    one function in the steps that train them and in those that only read them; or the batch's."""
     eval_lpips: bool = False
     """Reports LPIPS too, whose weights nerfstudio loads from the network before the training."""
 
@@ -51,13 +51,15 @@ class NerfactoCNModel(OptionalLPIPS, NerfactoModel):
         config = self.config
         for networks in (self.field, self.proposal_networks):
             insert_norms(networks, config.norm, variant=config.norm_variant, statistics=config.norm_statistics)
+        last = len(self.proposal_networks) - 1
         self.density_fns = [
-            partial(_density_in_domain, density.__self__, f"proposal_{i}") for i, density in enumerate(self.density_fns)
+            partial(_density_in_domain, self.proposal_networks[min(i, last)], f"proposal_{i}")
+            for i in range(config.num_proposal_iterations)
         ]
         self.field.get_normals = MethodType(_normals_of_points, self.field)
 
 
-def _density_in_domain(proposals: Field, domain: str, positions: Tensor) -> Tensor:
+def _density_in_domain(proposals: Any, domain: str, positions: Tensor) -> Tensor:
     """What the sampler asks for; one network may serve several rounds."""
     with norm_domain(proposals, domain):
         return proposals.density_fn(positions)
