@@ -8,11 +8,11 @@ from __future__ import annotations
 from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
 from nerfstudio.engine.optimizers import AdamOptimizerConfig
-from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from crossnorm_ns.data.blender_dataparser import BlenderCNDataParserConfig
 from crossnorm_ns.data.blender_dataset import BlenderDataset
+from crossnorm_ns.engine.pipeline import CrossNormPipelineConfig
 from crossnorm_ns.engine.schedulers import LogLinearSchedulerConfig
 from crossnorm_ns.engine.trainer import CrossNormTrainerConfig
 from crossnorm_ns.models.mipnerf import MipNeRFModelConfig
@@ -35,7 +35,7 @@ def _config(
         steps_per_eval_image=max(steps // 100, 500),
         steps_per_eval_all_images=steps,
         mixed_precision=False,
-        pipeline=VanillaPipelineConfig(
+        pipeline=CrossNormPipelineConfig(
             datamanager=VanillaDataManagerConfig(
                 _target=VanillaDataManager[BlenderDataset],
                 dataparser=BlenderCNDataParserConfig(),

@@ -2,20 +2,17 @@
 
 import functools
 import os
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import SceneBox
-from processes import in_processes
+from processes import in_processes, needs_gloo, samples_without_chance
 from test_neus_model import batch_of, make_model, random_rays
-from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from crossnorm_ns.engine.pipeline import shared_model
-from crossnorm_ns.models import mipnerf, neus
 from crossnorm_ns.models.mipnerf import MipNeRFModelConfig
 
 NORMS = [("bn", "paper"), ("ln", "paper"), ("gn", "paper"), ("cn", "released"), ("cn", "paper")]
@@ -27,9 +24,7 @@ if os.environ.get("CROSSNORM_FAULTS") == "long":
     SPLITS += [((9, 2, 12, 1), torch.float64), ((9, 2, 12, 1), torch.float32)]
 """Rays of each process."""
 
-pytestmark = pytest.mark.skipif(
-    not (distributed.is_available() and distributed.is_gloo_available()), reason="torch has no gloo"
-)
+pytestmark = needs_gloo
 
 
 def make_mipnerf(norm: str, variant: str) -> Any:
@@ -91,22 +86,9 @@ def whole(case: tuple[str, str, str], dtype: torch.dtype) -> dict[str, Any]:
     return train(MODELS[name](norm, variant).to(dtype).train(), slice(None), dtype)
 
 
-def without_chance(sampler: Callable[..., torch.Tensor], position: int) -> Callable[..., torch.Tensor]:
-    """The sampler with False at the position of its argument that asks for random samples."""
-    return lambda *given: sampler(*given[:position], False, *given[position + 1 :])
-
-
 @pytest.fixture(scope="module", autouse=True)
-def samples_without_chance():
-    """Samples without a random part, and no random turns: every process has those of the whole batch."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module, name, position in [
-            (mipnerf, "stratified_fenceposts", 4),
-            (mipnerf, "resample_fenceposts", 3),
-            (neus, "even_samples", 3),
-        ]:
-            patch.setattr(module, name, without_chance(getattr(module, name), position))
-        patch.setattr(neus, "_turned", lambda points: points)
+def without_chance():
+    with samples_without_chance():
         yield
 
 

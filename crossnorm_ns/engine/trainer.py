@@ -6,13 +6,14 @@ import dataclasses
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
-from nerfstudio.utils.decorators import check_main_thread
+from nerfstudio.utils import comms
 from nerfstudio.utils.misc import step_check
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
@@ -21,6 +22,7 @@ from crossnorm_ns.data.errors import DataError
 from crossnorm_ns.engine.checkpoints import latest_checkpoint, prune_others, save_atomically
 from crossnorm_ns.engine.finite import NonFiniteError, first_non_finite
 from crossnorm_ns.engine.interruption import InterruptedTraining, noted_signals
+from crossnorm_ns.engine.processes import LostProcessError, gathered, largest, lost_processes_named, set_timeout
 from crossnorm_ns.engine.random_state import capture_random_state, preserved_random_state, restore_random_state
 from crossnorm_ns.norms import calibrate, norms_of
 
@@ -32,6 +34,8 @@ class CrossNormTrainerConfig(TrainerConfig):
     _target: type = field(default_factory=lambda: CrossNormTrainer)
     calibration_batches: int = 16
     """Training batches over which the population statistics of norms that train with the batch's are gathered."""
+    process_timeout: float = 300.0
+    """Seconds that each of several processes waits for the others before it gives them up and ends the training."""
 
     def save_config(self) -> None:
         """Checks the data, then writes config.yml: a run that cannot start leaves nothing behind."""
@@ -59,7 +63,11 @@ class CrossNormTrainer(Trainer):
             config.machine.device_type = "cpu"
         elif config.machine.device_type == "cuda":
             CONSOLE.print(f"Training on {torch.cuda.get_device_name(local_rank)}.")
-        self._random_state: dict[str, Any] | None = None
+        if world_size > 1:
+            set_timeout(config.process_timeout)
+            if config.machine.device_type == "cuda":
+                torch.cuda.set_device(local_rank)
+        self._random_states: list[dict[str, Any]] = []
         self._signals: list[int] = []
         super().__init__(config, local_rank, world_size)
 
@@ -77,18 +85,30 @@ class CrossNormTrainer(Trainer):
         """Trains from where the loaded checkpoint stopped up to `max_num_iterations`.
 
         SIGINT and SIGTERM end it after the step at hand, which is saved. Numbers that are no longer finite end it at
-        once, and nothing is saved.
+        once, and nothing is saved; so does the loss of one of several processes.
         """
+        try:
+            with lost_processes_named():
+                self._train()
+        except LostProcessError as error:
+            print(
+                f"error: step {self.step}: {error}; the last checkpoint is {self._last_checkpoint or 'none'}: "
+                "resume with --load-dir.",
+                file=sys.stderr,
+            )
+            sys.exit(1)
+
+    def _train(self) -> None:
         total = self.config.max_num_iterations
         if self._start_step >= total:
             CONSOLE.print(
                 f"The checkpoint has {self._start_step} steps already: nothing is left of --max-num-iterations {total}."
             )
             return
-        if self._random_state is not None:
-            restore_random_state(self._random_state)
-        else:
+        if not self._random_states:
             self.calibrate_norms()  # a viewer renders before the first step
+        elif comms.get_rank() < len(self._random_states):  # others keep the random numbers that they began with
+            restore_random_state(self._random_states[comms.get_rank()])
         self.config.max_num_iterations = total - self._start_step
         try:
             with noted_signals() as self._signals:
@@ -108,14 +128,20 @@ class CrossNormTrainer(Trainer):
         outputs = super().train_iteration(step)
         culprit = first_non_finite(self._numbers(outputs[1]))
         if culprit is not None:
-            good = latest_checkpoint(self.checkpoint_dir) or self.config.load_checkpoint or self.config.load_dir
             raise NonFiniteError(
-                f"step {step}: {culprit} is not finite, training stops; the last good checkpoint is {good or 'none'}. "
+                f"step {step}: {culprit} is not finite, training stops; "
+                f"the last good checkpoint is {self._last_checkpoint or 'none'}. "
                 "Is the learning rate too high, or a number of the data not finite?"
             )
-        if self._signals:
+        if number := largest(max(self._signals, default=0), self.device):  # in all processes after the same step
+            self._signals[:] = [number]
             raise InterruptedTraining
         return outputs
+
+    @property
+    def _last_checkpoint(self) -> Path | None:
+        """What a training that stops here can go on from."""
+        return latest_checkpoint(self.checkpoint_dir) or self.config.load_checkpoint or self.config.load_dir
 
     def _numbers(self, losses: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         """Everything that a step computes or changes; gradients that a scaler watches over are its own affair."""
@@ -130,6 +156,7 @@ class CrossNormTrainer(Trainer):
     def calibrate_norms(self) -> None:
         """Stores population statistics of the model's norms; draws training batches without any effect on training.
 
+        Several processes call it together: each draws its own rays, and the statistics are those of all.
         Renormalised norms already have the statistics that they train with; one batch makes the first of them.
         """
         model = self.pipeline.model
@@ -159,11 +186,18 @@ class CrossNormTrainer(Trainer):
         with preserved_random_state():
             super().eval_iteration(step)
 
-    @check_main_thread
     def save_checkpoint(self, step: int) -> None:
-        """Calibrates, then writes a checkpoint atomically; older ones go only after it is complete."""
+        """Calibrates, then writes a checkpoint atomically; older ones go only after it is complete.
+
+        Several processes call it together, and the first writes.
+        """
         with self.train_lock:  # a viewer renders under it, in eval mode
             self.calibrate_norms()
+        random_states = gathered(capture_random_state())
+        if comms.is_main_process():
+            self._write_checkpoint(step, random_states)
+
+    def _write_checkpoint(self, step: int, random_states: list[dict[str, Any]]) -> None:
         pipeline = getattr(self.pipeline, "module", self.pipeline)
         path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
         save_atomically(
@@ -173,7 +207,7 @@ class CrossNormTrainer(Trainer):
                 "optimizers": {name: part.state_dict() for name, part in self.optimizers.optimizers.items()},
                 "schedulers": {name: part.state_dict() for name, part in self.optimizers.schedulers.items()},
                 "scalers": self.grad_scaler.state_dict(),
-                "random_state": capture_random_state(),
+                "random_states": random_states,
             },
             path,
         )
@@ -187,4 +221,4 @@ class CrossNormTrainer(Trainer):
             path = self.config.load_dir / f"step-{self._start_step - 1:09d}.ckpt"
         if path is not None:
             content = torch.load(path, map_location="cpu", weights_only=True)
-            self._random_state = content.get("random_state")
+            self._random_states = content.get("random_states", [])
