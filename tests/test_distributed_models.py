@@ -16,11 +16,17 @@ from crossnorm_ns.engine.pipeline import shared_model
 from crossnorm_ns.models.mipnerf import MipNeRFModelConfig
 
 NORMS = [("bn", "paper"), ("ln", "paper"), ("gn", "paper"), ("cn", "released"), ("cn", "paper")]
-RAYS, STEPS = 24, 2
+RAYS = 24
+STEPS = {torch.float64: 2, torch.float32: 1}  # behind the first step, weights differ by its rounding
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
-SPLITS = [((7, 17), torch.float64), ((23, 1), torch.float64), ((7, 17), torch.float32)]
+SPLITS = [((23, 1), torch.float64), ((7, 17), torch.float32)]
 if os.environ.get("CROSSNORM_FAULTS") == "long":
-    SPLITS += [((12, 12), torch.float64), ((24, 0), torch.float64), ((6, 6, 6, 6), torch.float64)]
+    SPLITS += [
+        ((7, 17), torch.float64),
+        ((12, 12), torch.float64),
+        ((24, 0), torch.float64),
+        ((6, 6, 6, 6), torch.float64),
+    ]
     SPLITS += [((9, 2, 12, 1), torch.float64), ((9, 2, 12, 1), torch.float32)]
 """Rays of each process."""
 
@@ -57,7 +63,7 @@ def train(model: Any, take: slice, dtype: torch.dtype) -> dict[str, Any]:
     module = model.module if isinstance(model, DistributedDataParallel) else model
     optimizer = torch.optim.SGD(module.get_param_groups()["fields"], lr=1e-2)
     steps = []
-    for step in range(STEPS):
+    for step in range(STEPS[dtype]):
         rays = rays_of_step(step, dtype)[take]
         losses = module.get_loss_dict(model(rays), batch_of(rays))
         optimizer.zero_grad()
@@ -103,8 +109,7 @@ def ranks(request, tmp_path_factory):
 def test_processes_have_the_gradients_and_losses_of_one_with_the_whole_batch(ranks, case):
     results, dtype = ranks
     expected = whole(case, dtype)
-    steps = STEPS if dtype == torch.float64 else 1  # behind the first step, weights differ by its rounding
-    for step, wanted in enumerate(expected["steps"][:steps]):
+    for step, wanted in enumerate(expected["steps"]):
         found = [result[case]["steps"][step] for result in results]
         for name, loss in wanted["losses"].items():
             shares = torch.stack([part["losses"][name] for part in found])

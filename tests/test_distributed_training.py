@@ -14,7 +14,6 @@ from nerfstudio.scripts import train as ns_train
 from nerfstudio.utils import writer
 from processes import in_processes, needs_gloo, samples_without_chance, started
 from test_trainer import make_config
-from torch import distributed
 from trainings import checkpoint_of, differences, run_folder
 
 from crossnorm_ns.engine.random_state import preserved_random_state
@@ -22,7 +21,7 @@ from crossnorm_ns.engine.trainer import CrossNormTrainer, CrossNormTrainerConfig
 from crossnorm_ns.norms import calibrate
 
 pytestmark = needs_gloo
-STEPS, RANKS = 6, range(2)
+STEPS, RANKS = 4, range(2)
 
 
 def make_trainer(rank: int, config: CrossNormTrainerConfig) -> CrossNormTrainer:
@@ -66,7 +65,7 @@ def train_all(rank: int, configs: dict[str, CrossNormTrainerConfig]) -> dict[str
     make_trainer(rank, configs["second half"]).train()
     trainer = make_trainer(rank, configs["signalled"])
     if rank == 1:
-        signalled_at(trainer, 2, signal.SIGTERM)
+        signalled_at(trainer, 1, signal.SIGTERM)
     try:
         trainer.train()
     except SystemExit as end:
@@ -85,10 +84,10 @@ def configs(tiny_scene, tmp_path_factory) -> dict[str, CrossNormTrainerConfig]:
         )
         return make_config(tiny_scene, output / name, **({"max_num_iterations": STEPS, "load_dir": load_dir} | changes))
 
-    busy = {"steps_per_save": 2, "steps_per_eval_batch": 2, "steps_per_eval_image": 3, "steps_per_eval_all_images": 4}
+    busy = {"steps_per_save": 2, "steps_per_eval_batch": 2, "steps_per_eval_image": 3}
     return {
         "one go": config("one go"),
-        "first half": config("first half", max_num_iterations=3, **busy),
+        "first half": config("first half", max_num_iterations=2, **busy),
         "second half": config("second half", behind="first half", **busy),
         "signalled": config("signalled"),
         "behind the signal": config("behind the signal", behind="signalled"),
@@ -149,7 +148,7 @@ def test_resumed_processes_go_on_to_the_bit(configs):
 
 def test_a_signal_to_one_process_ends_all_after_the_same_step_and_they_resume(ranks, configs):
     assert [rank["exit code"] for rank in ranks] == [128 + signal.SIGTERM] * len(RANKS)
-    assert checkpoint(configs, "signalled")["step"] == 2
+    assert checkpoint(configs, "signalled")["step"] == 1
     assert differences(checkpoint(configs, "one go"), checkpoint(configs, "behind the signal")) == []
 
 
@@ -163,37 +162,44 @@ def train_until_lost(rank: int, config: CrossNormTrainerConfig, number: int) -> 
     trainer.train()
 
 
-def resume(rank: int, config: CrossNormTrainerConfig) -> int:
+def resume(rank: int, config: CrossNormTrainerConfig) -> None:
     make_trainer(rank, config).train()
-    return distributed.get_world_size()
 
 
-@pytest.mark.parametrize(
-    ("number", "cause"), [(signal.SIGKILL, "has ended"), (signal.SIGSTOP, "does not answer")], ids=["killed", "stopped"]
-)
+def lose_one_of_two(config: CrossNormTrainerConfig, number: int, folder: Path) -> int | None:
+    """Exit code of a process whose partner sends itself a signal in step 3, and is killed behind the other's end."""
+    survivor, lost = started(2, folder, train_until_lost, config, number)
+    survivor.join(60)
+    lost.kill()
+    lost.join()
+    return survivor.exitcode
+
+
+def assert_said(error: str, cause: str, checkpoint: Path) -> None:
+    assert os.listdir(checkpoint.parent) == [checkpoint.name]
+    said = f"error: step 3: another process of this training {cause}; the last checkpoint is {checkpoint}: "
+    assert error.strip().splitlines()[-1].startswith(said)
+
+
 @pytest.mark.usefixtures("ranks")
-def test_a_lost_process_ends_the_others_which_name_it_and_the_last_checkpoint(
-    number: int,
-    cause: str,
-    configs: dict[str, CrossNormTrainerConfig],
-    tiny_scene: Path,
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
+def test_a_killed_process_ends_the_other_at_once_and_they_resume_to_the_bit(
+    configs: dict[str, CrossNormTrainerConfig], tiny_scene: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    changes = {"max_num_iterations": STEPS, "steps_per_save": 2, "process_timeout": 2.0}
-    config = make_config(tiny_scene, tmp_path / "lost", **changes)
+    config = make_config(tiny_scene, tmp_path / "lost", max_num_iterations=STEPS, steps_per_save=2)
+    resumed = make_config(tiny_scene, tmp_path / "resumed", max_num_iterations=STEPS)
+    resumed.load_dir = run_folder(config) / "nerfstudio_models"
+    (tmp_path / "again").mkdir()
     with samples_without_chance():
-        survivor, lost = started(2, tmp_path, train_until_lost, config, number)
-        survivor.join(60)
-        lost.kill()
-        lost.join()
-        assert survivor.exitcode == 1
-        folder = run_folder(config) / "nerfstudio_models"
-        assert os.listdir(folder) == ["step-000000002.ckpt"]
-        error = capfd.readouterr().err.strip().splitlines()[-1]
-        assert error.startswith(f"error: step 3: another process of this training {cause}; ")
-        assert f"the last checkpoint is {folder / 'step-000000002.ckpt'}" in error
-        resumed = make_config(tiny_scene, tmp_path / "resumed", max_num_iterations=STEPS, load_dir=folder)
-        (tmp_path / "again").mkdir()
-        assert in_processes(2, tmp_path / "again", resume, resumed) == [2, 2]
+        assert lose_one_of_two(config, signal.SIGKILL, tmp_path) == 1
+        assert_said(capfd.readouterr().err, "has ended", resumed.load_dir / "step-000000002.ckpt")
+        in_processes(2, tmp_path / "again", resume, resumed)
     assert differences(checkpoint(configs, "one go"), checkpoint_of(run_folder(resumed))) == []
+
+
+def test_a_process_that_hangs_ends_the_other_after_the_timeout(
+    tiny_scene: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = make_config(tiny_scene, tmp_path, max_num_iterations=STEPS, steps_per_save=2, process_timeout=2.0)
+    assert lose_one_of_two(config, signal.SIGSTOP, tmp_path) == 1
+    good = run_folder(config) / "nerfstudio_models" / "step-000000002.ckpt"
+    assert_said(capfd.readouterr().err, "does not answer", good)

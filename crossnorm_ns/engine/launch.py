@@ -18,21 +18,28 @@ from nerfstudio.scripts.train import train_loop
 from nerfstudio.utils import comms
 from torch import distributed
 
+from crossnorm_ns.command import errors_in_one_line
 from crossnorm_ns.engine.processes import LostProcessError, gathered, lost_processes_named
 
 
 def main() -> None:
     """Trains as one of torchrun's processes."""
     config = tyro.cli(AnnotatedBaseConfigUnion, description=__doc__)
-    if not distributed.is_torchelastic_launched():
-        sys.exit("error: start this module with torchrun, or a training in one process with ns-train")
-    if config.load_config is not None:
-        sys.exit("error: --load-config is an option of ns-train alone: give torchrun the method and its options")
+    with errors_in_one_line(ValueError):
+        _check(config)
     try:
         with lost_processes_named():
             train(config)
     except LostProcessError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _check(config: TrainerConfig) -> None:
+    if not distributed.is_torchelastic_launched():
+        raise ValueError("this module wants to be started by torchrun: for one process take ns-train")
+    if config.load_config is not None:
+        raise ValueError("--load-config is an option of ns-train alone: give the method and its options instead")
 
 
 def train(config: TrainerConfig) -> None:
