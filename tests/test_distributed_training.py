@@ -14,13 +14,13 @@ from nerfstudio.scripts import train as ns_train
 from nerfstudio.utils import writer
 from processes import in_processes, needs_gloo, samples_without_chance, started
 from test_trainer import make_config
-from trainings import checkpoint_of, differences, run_folder
+from trainings import checkpoint_of, differences, run_folder, train
 
 from crossnorm_ns.engine.random_state import preserved_random_state
 from crossnorm_ns.engine.trainer import CrossNormTrainer, CrossNormTrainerConfig
 from crossnorm_ns.norms import calibrate
 
-pytestmark = needs_gloo
+pytestmark = [needs_gloo, pytest.mark.usefixtures("own_writers")]
 STEPS, RANKS = 4, range(2)
 
 
@@ -72,6 +72,10 @@ def train_all(rank: int, configs: dict[str, CrossNormTrainerConfig]) -> dict[str
         found["exit code"] = end.code
     make_trainer(rank, configs["behind the signal"]).train()
     return found
+
+
+def resume(rank: int, config: CrossNormTrainerConfig) -> None:
+    make_trainer(rank, config).train()
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +156,22 @@ def test_a_signal_to_one_process_ends_all_after_the_same_step_and_they_resume(ra
     assert differences(checkpoint(configs, "one go"), checkpoint(configs, "behind the signal")) == []
 
 
+@pytest.mark.usefixtures("ranks")
+def test_one_process_resumes_what_two_have_saved_and_two_resume_what_one_has_saved(
+    configs: dict[str, CrossNormTrainerConfig], tiny_scene: Path, tmp_path: Path
+) -> None:
+    def config(name: str, steps: int, behind: CrossNormTrainerConfig) -> CrossNormTrainerConfig:
+        load_dir = run_folder(behind) / "nerfstudio_models"
+        return make_config(tiny_scene, tmp_path / name, max_num_iterations=steps, load_dir=load_dir)
+
+    alone = config("alone", STEPS, configs["first half"])
+    train(alone)
+    assert checkpoint_of(run_folder(alone))["step"] == STEPS - 1
+    together = config("together", STEPS + 1, alone)
+    in_processes(2, tmp_path, resume, together)
+    assert checkpoint_of(run_folder(together))["step"] == STEPS
+
+
 # --- Processes that are lost
 
 
@@ -160,10 +180,6 @@ def train_until_lost(rank: int, config: CrossNormTrainerConfig, number: int) -> 
     if rank == 1:
         signalled_at(trainer, 3, number)
     trainer.train()
-
-
-def resume(rank: int, config: CrossNormTrainerConfig) -> None:
-    make_trainer(rank, config).train()
 
 
 def lose_one_of_two(config: CrossNormTrainerConfig, number: int, folder: Path) -> int | None:

@@ -5,6 +5,7 @@ import torch
 from norm_networks import WITH_COLUMNS, network, norm, points
 from torch import distributed, multiprocessing
 
+from benchmarks.synchronization import norm_messages, single_member_group
 from crossnorm_ns import calibrate, convert_sync
 from crossnorm_ns.norms import norms_of
 
@@ -97,3 +98,12 @@ def test_without_processes_nothing_changes():
     assert convert_sync(converted) is converted
     assert all(layer.synchronized for layer in norms_of(converted))
     assert torch.equal(converted(points(9)), plain(points(9)))
+
+
+@pytest.mark.parametrize(("second_order", "numbers"), [(False, 4), (True, 6)])
+def test_what_a_norm_exchanges_in_a_step_depends_on_its_channels_alone(second_order, numbers):
+    with single_member_group():
+        for rows in (10, 1000):
+            for channels in (5, 64):
+                sizes = norm_messages("cn", channels, rows, second_order)
+                assert sum(sizes) == torch.float32.itemsize * (numbers * channels + 1)

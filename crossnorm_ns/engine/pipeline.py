@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
+import torch
 from nerfstudio.models.base_model import Model
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from torch.nn.parallel import DistributedDataParallel
@@ -28,13 +29,13 @@ class CrossNormPipeline(VanillaPipeline):
     def __init__(
         self,
         config: VanillaPipelineConfig,
-        device: str,
+        device: torch.device | str,
         test_mode: Literal["test", "val", "inference"] = "val",
         world_size: int = 1,
         local_rank: int = 0,
         grad_scaler: Any = None,
     ) -> None:
-        super().__init__(config, device, test_mode, grad_scaler=grad_scaler)  # which needs NCCL for several processes
+        super().__init__(config, str(device), test_mode, grad_scaler=grad_scaler)  # which takes several with NCCL alone
         self.world_size = world_size
         if world_size > 1:
             self._model = cast(Model, shared_model(self._model))

@@ -305,7 +305,7 @@ def _statistics_with_gradients(
     """The statistics that normalize, as functions of `source` unless they are constants."""
     if batch is None:
         return stats
-    own = column_statistics(source, process_group)
+    own = column_statistics(source, process_group, known=batch)
     return own if stats is batch else renormalised(stats, own)
 
 

@@ -5,7 +5,7 @@ Columns are features, rows are the points of the batch. Variances are unbiased u
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -53,7 +53,10 @@ def _exact(x: Tensor) -> Tensor:
 
 
 def column_statistics(
-    x: Float[Tensor, "rows channels"], process_group=None, kernel: KernelChoice = "auto"
+    x: Float[Tensor, "rows channels"],
+    process_group=None,
+    kernel: KernelChoice = "auto",
+    known: ColumnStatistics | None = None,
 ) -> ColumnStatistics:
     """Statistics of each feature over the batch, differentiable (twice) in x.
 
@@ -62,9 +65,10 @@ def column_statistics(
         process_group: reduces over the processes of this group, as if their rows were one batch; every process of
             the group must call, and one without rows contributes nothing.
         kernel: "compiled", "plain" or "auto"; where x requires gradients it is always the plain formula.
+        known: the same statistics from an earlier call: processes then exchange nothing but gradients.
     """
     if process_group is not None:
-        return _reduced_column_statistics(_exact(x), process_group)
+        return _reduced_column_statistics(_exact(x), process_group, known)
     rows = x.shape[0]
     if not x.requires_grad and not torch.compiler.is_exporting() and kernels.chooses_kernel(x, kernel):
         return ColumnStatistics(*kernels.column_statistics(x))
@@ -72,15 +76,36 @@ def column_statistics(
     return ColumnStatistics(rows, mean, var)
 
 
-def _reduced_column_statistics(x: Float[Tensor, "rows channels"], process_group) -> ColumnStatistics:
-    from torch.distributed.nn.functional import all_reduce
+class _Sum(torch.autograd.Function):
+    """Sum over the processes of a group, whose value may be known; the gradients of all processes are summed, too."""
 
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, process_group: Any, known: Tensor | None) -> Tensor:
+        ctx.process_group = process_group
+        if known is not None:
+            return known.clone()
+        total = x.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(total, group=process_group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple:
+        return _Sum.apply(grad_outputs[0], ctx.process_group, None), None, None
+
+
+def _reduced_column_statistics(
+    x: Float[Tensor, "rows channels"], process_group: Any, known: ColumnStatistics | None
+) -> ColumnStatistics:
     # A process without rows takes part with zeros, so that no other waits for it, forward or backward.
-    total = all_reduce(torch.cat([x.new_tensor([float(x.shape[0])]), x.sum(0)]), group=process_group)
-    rows = total[0].detach()
-    mean = total[1:] / rows.clamp_min(1)
-    squared_deviations = all_reduce((x - mean).square().sum(0), group=process_group)
-    return ColumnStatistics(rows, mean, squared_deviations / (rows - 1).clamp_min(1))
+    if known is None:
+        total = _Sum.apply(torch.cat([x.new_tensor([float(x.shape[0])]), x.sum(0)]), process_group, None)
+        rows = total[0].detach()
+        mean = total[1:] / rows.clamp_min(1)
+    else:
+        rows = torch.as_tensor(known.rows)
+        mean = _Sum.apply(x.sum(0) / rows.clamp_min(1), process_group, known.mean)
+    own_share = (x - mean).square().sum(0) / (rows - 1).clamp_min(1)
+    return ColumnStatistics(rows, mean, _Sum.apply(own_share, process_group, None if known is None else known.var))
 
 
 def renormalised(running: ColumnStatistics, batch: ColumnStatistics) -> ColumnStatistics:
