@@ -1,6 +1,7 @@
 """Shared fixtures: where the real test data lies, and one thread so that results repeat."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,14 @@ def tiny_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example scan at 24x24 pixels with six views."""
+    folder = tmp_path_factory.mktemp("scans") / "tiny"
+    make_scene.dtu(folder, resolution=24, views=6, supersampling=1)
+    return folder
+
+
 @pytest.fixture
 def own_writers() -> Iterator[None]:
     """nerfstudio's event writers are global; each training of a test starts with none."""
@@ -39,3 +48,13 @@ def own_writers() -> Iterator[None]:
     writer.EVENT_WRITERS[:], writer.EVENT_STORAGE[:] = before[:2]
     writer.GLOBAL_BUFFER.clear()
     writer.GLOBAL_BUFFER.update(before[2])
+
+
+@pytest.fixture
+def usual_signals() -> Iterator[None]:
+    """SIGINT and SIGTERM act as in a terminal's program; a shell's background jobs begin without SIGINT."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -1,6 +1,8 @@
 """Small inputs for the tests of representation tasks."""
 
+import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,19 @@ class Killed(Cell):
 
     def __call__(self) -> dict[str, Any]:
         os._exit(9)
+
+
+class Watched(contextlib.AbstractContextManager):
+    """Progress that calls a function after each step with the number of steps so far."""
+
+    def __init__(self, act: Callable[[int], object]) -> None:
+        self.advance = act
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, step: int, entry: dict[str, Any]) -> None:
+        pass
 
 
 def write_image(path: Path, height: int = 24, width: int = 24, seed: int = 0) -> Path:

@@ -240,17 +240,6 @@ def test_a_time_budget_ends_training_early(image, tmp_path):
     assert (tmp_path / "run" / "best.pt").exists()
 
 
-@pytest.mark.parametrize("evaluate_every", [1, 50])
-def test_a_diverged_run_ends_and_keeps_what_was_best(image, tmp_path, evaluate_every):
-    chosen = options(steps=100, learning_rate=1e18, evaluate_every=evaluate_every)
-    run = fit(image, "relu", HIDDEN, chosen, folder=tmp_path / "run")
-    assert run.ending == "diverged" and run.steps < 100
-    assert all(math.isfinite(value) for value in run.metrics.values())
-    assert json.loads((tmp_path / "run" / "history.jsonl").read_text().splitlines()[-1])["loss"] is None
-    resumed = fit(image, "relu", HIDDEN, chosen, folder=tmp_path / "run", resume=True)
-    assert resumed.ending == "diverged" and resumed.steps == run.steps
-
-
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [("constant", [1, 1, 1]), ("exponential", [1, 0.1, 0.01]), ("cosine", [1, 0.505, 0.01])],

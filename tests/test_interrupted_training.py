@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from states import differences
+from test_neus_methods import make_config as make_neus_config
 from test_trainer import make_config
-from trainings import checkpoint_of, differences, make_trainer, run_folder, train
+from trainings import checkpoint_of, make_trainer, run_folder, train
 
-from crossnorm_ns.engine.finite import first_non_finite
-from crossnorm_ns.engine.interruption import noted_signals
 from crossnorm_ns.engine.trainer import CrossNormTrainer
+from crossnorm_ns.finite import first_non_finite
+from crossnorm_ns.interruption import noted_signals
 
-pytestmark = pytest.mark.usefixtures("own_writers")
+pytestmark = pytest.mark.usefixtures("own_writers", "usual_signals")
 
 
 # --- Signals
@@ -48,14 +50,20 @@ def test_signals_end_a_training_after_the_step_at_hand_and_it_resumes_exactly(
 
 
 def test_a_second_signal_ends_it_at_once() -> None:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin without it
-    try:
-        with pytest.raises(KeyboardInterrupt), noted_signals() as noted:
-            os.kill(os.getpid(), signal.SIGINT)
-            assert noted == [signal.SIGINT]
-            os.kill(os.getpid(), signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt), noted_signals() as noted:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert noted == [signal.SIGINT]
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_that_was_ignored_stays_ignored() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as nohup and a shell's background jobs leave it
+    with noted_signals() as noted:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert noted == [signal.SIGTERM]
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 # --- Numbers
@@ -85,7 +93,8 @@ def plant_in_camera(trainer: CrossNormTrainer) -> None:
 
 
 def plant_in_weight(trainer: CrossNormTrainer) -> None:
-    dict(trainer.pipeline.model.named_parameters())["field.trunk.layers.3.weight"].data[0, 0] = math.inf
+    parameters = trainer.pipeline.model.named_parameters()
+    next(weight for name, weight in parameters if ".weight" in name and weight.ndim == 2).data[0, 0] = math.inf
 
 
 def plant_in_statistic(trainer: CrossNormTrainer) -> None:
@@ -94,23 +103,34 @@ def plant_in_statistic(trainer: CrossNormTrainer) -> None:
 
 
 def raise_learning_rate(trainer: CrossNormTrainer) -> None:
-    trainer.optimizers.optimizers["fields"].param_groups[0]["lr"] = 1e38
+    neus = "neus" in trainer.config.method_name  # its weights are divided by their norm: 1e38 would make them zero
+    trainer.optimizers.optimizers["fields"].param_groups[0]["lr"] = 1e15 if neus else 1e38
 
 
 @pytest.mark.parametrize(
-    ("plant", "culprit"),
+    ("method", "plant", "culprit"),
     [
-        (plant_in_image, "the loss "),
-        (plant_in_camera, "the loss "),
-        (plant_in_weight, "the loss "),
-        (plant_in_statistic, "the statistic field.trunk.layers.3.norm.domains.fine."),
-        (raise_learning_rate, ""),
+        ("mipnerf", plant_in_image, "the loss "),
+        ("mipnerf", plant_in_camera, "the loss "),
+        ("mipnerf", plant_in_weight, "the loss "),
+        ("mipnerf", plant_in_statistic, "the statistic field.trunk.layers.3.norm.domains.fine."),
+        ("mipnerf", raise_learning_rate, ""),
+        ("neus", plant_in_image, "the loss "),
+        ("neus", plant_in_camera, "the loss "),
+        ("neus", plant_in_weight, "the loss "),
+        ("neus", raise_learning_rate, ""),
     ],
 )
 def test_numbers_that_are_not_finite_end_a_training_and_leave_the_last_good_checkpoint(
-    tiny_scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], plant: Any, culprit: str
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    method: str,
+    plant: Any,
+    culprit: str,
 ) -> None:
-    config = make_config(tiny_scene, tmp_path, max_num_iterations=20, steps_per_save=3)
+    make, data = (make_config, "tiny_scene") if method == "mipnerf" else (make_neus_config, "scan")
+    config = make(request.getfixturevalue(data), tmp_path, max_num_iterations=20, steps_per_save=3)
     trainer = make_trainer(config)
     train_iteration = trainer.train_iteration
 

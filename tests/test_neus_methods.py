@@ -13,9 +13,9 @@ import yaml
 from nerfstudio.configs.method_configs import all_descriptions, all_methods
 from nerfstudio.scripts import eval as ns_eval
 from nerfstudio.utils.eval_utils import eval_setup
-from trainings import checkpoint_of, configured, differences, make_trainer, train
+from states import differences
+from trainings import checkpoint_of, configured, make_trainer, train
 
-from crossnorm_ns.data import make_scene
 from crossnorm_ns.data.dtu_dataparser import DTUCNDataParserConfig
 from crossnorm_ns.data.dtu_dataset import DTUDataset
 from crossnorm_ns.data.uniform_sampler import UniformPixelSamplerConfig
@@ -25,14 +25,6 @@ from method_configs.neus import neus_cn, neus_cn_tiny, neus_ref, tiny_config
 
 METHODS = {"neus-cn": neus_cn, "neus-ref": neus_ref, "neus-cn-tiny": neus_cn_tiny}
 pytestmark = pytest.mark.usefixtures("own_writers")
-
-
-@pytest.fixture(scope="module")
-def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example scan at 24x24 pixels with six views."""
-    folder = tmp_path_factory.mktemp("scans") / "tiny"
-    make_scene.dtu(folder, resolution=24, views=6, supersampling=1)
-    return folder
 
 
 def make_config(scan: Path, output: Path, norm: str = "cn", **changes: Any) -> CrossNormTrainerConfig:

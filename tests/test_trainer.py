@@ -12,7 +12,8 @@ import pytest
 import torch
 from nerfstudio.scripts import train as ns_train
 from nerfstudio.utils.eval_utils import eval_setup
-from trainings import checkpoint_of, configured, differences, load, make_trainer, train
+from states import differences
+from trainings import checkpoint_of, configured, load, make_trainer, train
 
 from crossnorm_ns.engine import trainer as trainer_module
 from crossnorm_ns.engine.random_state import capture_random_state, preserved_random_state, restore_random_state

@@ -16,14 +16,13 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import comms
 from nerfstudio.utils.misc import step_check
 from nerfstudio.utils.rich_utils import CONSOLE
-from torch import Tensor
 
 from crossnorm_ns.data.errors import DataError
 from crossnorm_ns.engine.checkpoints import latest_checkpoint, prune_others, save_atomically
-from crossnorm_ns.engine.finite import NonFiniteError, first_non_finite
-from crossnorm_ns.engine.interruption import InterruptedTraining, noted_signals
 from crossnorm_ns.engine.processes import LostProcessError, gathered, largest, lost_processes_named, set_timeout
 from crossnorm_ns.engine.random_state import capture_random_state, preserved_random_state, restore_random_state
+from crossnorm_ns.finite import NonFiniteError, first_non_finite, numbers_of_step
+from crossnorm_ns.interruption import InterruptedTraining, noted_signals
 from crossnorm_ns.norms import calibrate, norms_of
 
 
@@ -113,10 +112,10 @@ class CrossNormTrainer(Trainer):
         try:
             with noted_signals() as self._signals:
                 super().train()
-        except InterruptedTraining:
+        except InterruptedTraining as stop:
             self.save_checkpoint(self.step)
-            CONSOLE.print(f"Stopped by a signal, saved after step {self.step}: resume with --load-dir.")
-            sys.exit(128 + self._signals[0])
+            CONSOLE.print(f"{stop}, saved after step {self.step}: resume with --load-dir {self.checkpoint_dir}.")
+            sys.exit(stop.status)
         except NonFiniteError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
@@ -126,7 +125,8 @@ class CrossNormTrainer(Trainer):
     def train_iteration(self, step: int) -> Any:
         """nerfstudio's, which ends the training where a number is not finite, or after a signal."""
         outputs = super().train_iteration(step)
-        culprit = first_non_finite(self._numbers(outputs[1]))
+        gradients = not self.grad_scaler.is_enabled()
+        culprit = first_non_finite(numbers_of_step(self.pipeline.model, outputs[1], gradients))
         if culprit is not None:
             raise NonFiniteError(
                 f"step {step}: {culprit} is not finite, training stops; "
@@ -135,23 +135,13 @@ class CrossNormTrainer(Trainer):
             )
         if number := largest(max(self._signals, default=0), self.device):  # in all processes after the same step
             self._signals[:] = [number]
-            raise InterruptedTraining
+            raise InterruptedTraining(number)
         return outputs
 
     @property
     def _last_checkpoint(self) -> Path | None:
         """What a training that stops here can go on from."""
         return latest_checkpoint(self.checkpoint_dir) or self.config.load_checkpoint or self.config.load_dir
-
-    def _numbers(self, losses: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """Everything that a step computes or changes; gradients that a scaler watches over are its own affair."""
-        yield from ((f"the loss {name}", loss) for name, loss in losses.items())
-        model = self.pipeline.model
-        for name, parameter in model.named_parameters():
-            if parameter.grad is not None and not self.grad_scaler.is_enabled():
-                yield f"the gradient of {name}", parameter.grad
-            yield f"the parameter {name}", parameter
-        yield from ((f"the statistic {name}", buffer) for name, buffer in model.named_buffers())
 
     def calibrate_norms(self) -> None:
         """Stores population statistics of the model's norms; draws training batches without any effect on training.

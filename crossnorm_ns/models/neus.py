@@ -249,9 +249,8 @@ class NeuSModel(Model):
         eikonal = share_of_ratio(outputs["eikonal_error"].sum(), outputs["eikonal_points"].sum(), eps=1e-5)
         losses = {"rgb_loss": color_error, "eikonal_loss": self.config.eikonal_loss_mult * eikonal}
         if self.uses_masks:
-            with torch.autocast(self.device.type, enabled=False):  # which refuses this loss on CUDA devices
-                opacity = outputs["accumulation"].to(mask).clamp(1e-3, 1 - 1e-3)
-                entropy = functional.binary_cross_entropy(opacity, mask, reduction="sum")
+            opacity = outputs["accumulation"].to(mask).clamp(1e-3, 1 - 1e-3)
+            entropy = -(mask * opacity.log() + (1 - mask) * (1 - opacity).log()).sum()  # torch's own refuses NaN
             losses["mask_loss"] = self.config.mask_loss_mult * share_of_ratio(entropy, mask.numel())
         return losses
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
+from crossnorm_ns.interruption import InterruptedTraining, raised_signals
 from crossnorm_ns.representation.errors import RepresentationError
 from crossnorm_ns.representation.presets import PRESETS, PresetName, TaskName, family, open_task
 from crossnorm_ns.representation.run_folder import RunFolder, first_difference
@@ -107,11 +109,14 @@ class Grid:
 
 
 def run_local(cells: Sequence[Cell], workers: int) -> Iterator[tuple[Cell, dict[str, Any] | Exception]]:
-    """Carries out cells in processes of their own; yields each result, or what was raised, when it is there."""
+    """Carries out cells in processes of their own; yields each result, or what was raised, when it is there.
+
+    Where it is left early, the cells at hand are saved before.
+    """
     threads = max(1, (os.cpu_count() or 1) // workers)
     context = get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_use_threads, initargs=(threads,)) as pool:
-        futures = {pool.submit(cell): cell for cell in cells}
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(threads,)) as pool:
+        futures = {pool.submit(_carry_out, cell): cell for cell in cells}
         try:
             for future in as_completed(futures):
                 outcome = _outcome(future)
@@ -122,7 +127,9 @@ def run_local(cells: Sequence[Cell], workers: int) -> Iterator[tuple[Cell, dict[
                     )
                 yield futures[future], outcome
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in active_children():
+                worker.terminate()
+            pool.shutdown(cancel_futures=True)
             raise
 
 
@@ -161,7 +168,25 @@ def _outcome(job: Future[dict[str, Any]] | Any) -> dict[str, Any] | Exception:
         return error
 
 
-def _use_threads(count: int) -> None:
+def _start_worker(num_threads: int) -> None:
+    """Prepares a worker: SIGTERM is for the cell at hand, and the SIGINT of a terminal for the parent."""
     import torch
 
-    torch.set_num_threads(min(count, torch.get_num_threads()))
+    torch.set_num_threads(min(num_threads, torch.get_num_threads()))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+
+
+def _carry_out(cell: Cell) -> dict[str, Any]:
+    """Carries out a cell in a worker, which begins no other one after a signal."""
+    if _stopped:
+        raise _stopped[0]
+    try:
+        with raised_signals():
+            return cell()
+    except InterruptedTraining as stop:
+        _stopped.append(stop)
+        raise
+
+
+_stopped: list[InterruptedTraining] = []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import tyro
 
 from crossnorm_ns.command import errors_in_one_line
+from crossnorm_ns.interruption import InterruptedTraining
 from crossnorm_ns.representation.commands_analysis import NTKCommand, SpectrumCommand
 from crossnorm_ns.representation.commands_codec import CompressCommand, DecompressCommand, RateDistortionCommand
 from crossnorm_ns.representation.commands_table import TableCommand
@@ -31,7 +33,8 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the sub-command that the arguments name.
 
-    Bad input ends with one line on standard error and exit code 2.
+    Bad input ends with one line on standard error and exit code 2, SIGINT and SIGTERM in training with one that says
+    how to go on, and 128 plus their number.
 
     Args:
         arguments: of the command line; None takes those of the process.
@@ -42,5 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Coordinate networks with any norm on the tasks of the paper.",
         args=arguments,
     )
-    with errors_in_one_line(RepresentationError, OSError):
-        command.run()
+    try:
+        with errors_in_one_line(RepresentationError, OSError):
+            command.run()
+    except InterruptedTraining as stop:
+        print(stop, file=sys.stderr)
+        raise SystemExit(stop.status) from stop

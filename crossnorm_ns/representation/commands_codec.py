@@ -58,7 +58,7 @@ class _FitOptions:
         settings, progress = spec.network_options(), progress_bar(f"{method} {network}")
         run = fit(task, method, hidden, options, network_options=settings, progress=progress)
         if not run.metrics:
-            raise RepresentationError("training diverged: choose a smaller --learning-rate")
+            raise RepresentationError(f"training diverged ({run.trouble}): choose a smaller --learning-rate")
         height, width = task.size
         stored_as = ImageSpec(method, hidden, height, width, settings)
         return network_points(run.network.cpu(), stored_as, task.signal.cpu().reshape(height, width, 3))

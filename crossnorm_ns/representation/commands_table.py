@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from crossnorm_ns.interruption import raised_signals
 from crossnorm_ns.networks import PAPER_METHODS
 from crossnorm_ns.representation.errors import RepresentationError
 from crossnorm_ns.representation.presets import PresetName, TaskName
@@ -67,6 +68,7 @@ class TableCommand:
 
         Raises:
             RepresentationError: inputs or options that cannot be used, or no run that succeeded.
+            InterruptedTraining: by a signal.
         """
         from rich.console import Console
 
@@ -90,7 +92,8 @@ class TableCommand:
         )
         output = self.output or Path("outputs/representation") / f"table-{self.task}-{self.preset}"
         cells = grid.cells(output, self.device)
-        finished, failures = self._finish(cells, output)
+        with raised_signals(": finished runs are kept, the others saved; the same command goes on"):
+            finished, failures = self._finish(cells, output)
         if not finished:
             raise RepresentationError(f"no run succeeded; the first said: {failures[0]}")
         networks = self.networks or PRESETS[self.preset][self.task].networks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ class TaskCommand(ABC):
         """Options of the task's `open` that were given."""
 
     def run(self) -> None:
-        """Fits, writes the results and prints them."""
+        """Fits, writes the results and prints them; a training that has diverged ends with status 1."""
         from crossnorm_ns.representation.progress import progress_bar
         from crossnorm_ns.representation.runs import RunControl, RunSpec, execute
 
@@ -77,7 +78,11 @@ class TaskCommand(ABC):
         control = RunControl(
             self.device, self.max_seconds, self.resume, self.tensorboard, self.statistics, self.chunk_size
         )
-        _show(execute(spec, folder, control, progress_bar(f"{self.task} {self.method}")), folder)
+        result = execute(spec, folder, control, progress_bar(f"{self.task} {self.method}"))
+        _show(result, folder)
+        if result["trouble"] is not None:
+            print(f"error: {result['trouble']}. Is the learning rate too high?", file=sys.stderr)
+            raise SystemExit(1)
 
 
 def _show(result: dict[str, Any], folder: Path) -> None:
@@ -97,7 +102,7 @@ def _show(result: dict[str, Any], folder: Path) -> None:
     if "bits_per_pixel" in result:
         sizes += f", {result['bits_per_pixel']:.3f} bits per pixel (32 a number, statistics included)"
     console.print(sizes, highlight=False)
-    ending = {"steps": "", "time": ", stopped by --max-seconds", "diverged": ", stopped: the loss is not finite"}
+    ending = {"steps": "", "time": ", stopped by --max-seconds", "diverged": ", diverged"}
     console.print(
         f"{result['steps']} steps at {result['options']['learning_rate']:g} in {result['seconds']:.1f} s of training"
         f"{ending[result['ending']]}; best at step {result['best_step']}",

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from torch import nn
 
+from crossnorm_ns.finite import NonFiniteError, first_non_finite
+from crossnorm_ns.interruption import InterruptedTraining, noted_signals
 from crossnorm_ns.representation.errors import RepresentationError
 from crossnorm_ns.representation.options import FitOptions
 from crossnorm_ns.representation.progress import Progress, no_progress
@@ -30,12 +32,13 @@ class Run:
         network: the best, calibrated: of all evaluations the one with the lowest training loss. (Tasks with indirect
             measurements do not see the truth, so quality is not asked.)
         metrics: of the best network; empty if training diverged before the first evaluation.
-        last_metrics: of the last evaluation.
+        last_metrics: of the last evaluation; empty if there was none.
         best_step: steps that the best network has had.
         steps: steps taken.
         seconds: of training, without evaluations.
         history: of all evaluations.
         ending: why training ended.
+        trouble: where training diverged: step, tensor and last good checkpoint; None where it did not.
     """
 
     network: nn.Module
@@ -46,6 +49,7 @@ class Run:
     seconds: float
     history: list[Entry]
     ending: Ending
+    trouble: str | None = None
 
     def highest(self, metric: str) -> dict[str, float] | None:
         """The highest value of a metric over all evaluations and its step: an iterate chosen by the truth.
@@ -75,9 +79,11 @@ def fit(
     Everything random follows from `options.seed`: on the CPU, with the same number of threads, two runs are equal to
     the bit, and so is a run that was interrupted and resumed. The exception is `max_seconds`: where it ends a run, and
     so where its last evaluation is, depends on the clock; a run that goes on from there takes the same steps, but has
-    one evaluation more to choose its best network from. Non-finite losses end the run; what was best before counts.
-    `best.pt` and `last.pt` are written also where training is interrupted, the latter then with the moving averages of
-    its norms.
+    one evaluation more to choose its best network from.
+
+    A loss, gradient, parameter or statistic that is not finite ends the run (`Run.trouble` says where); what was best
+    before counts, and the checkpoint stays the last good one. SIGINT and SIGTERM end it after the step at hand, with
+    all files written but `last.pt` with the moving averages of its norms.
 
     Args:
         task: on the device to train on.
@@ -91,20 +97,27 @@ def fit(
 
     Raises:
         RepresentationError: unknown method or options, `folder` holds another run, or a run and `resume` is not set.
+        InterruptedTraining: by a signal.
     """
     sizes = {"in_dim": task.in_dim, "out_dim": task.out_dim, "hidden": tuple(hidden)}
     training = Training(task, {"method": method, **sizes, **(network_options or {})}, options)
     files = None if folder is None else RunFolder(folder)
     history = [] if files is None else _open_folder(files, training, resume)
-    try:
-        ending = _train(training, history, files, progress)
-    finally:
-        if files is not None and training.state.step > 0:
-            save_network(training.architecture, training.best_weights(), files.path / "best.pt")
-            save_network(training.architecture, training.network.state_dict(), files.path / "last.pt")
-    if files is not None:
-        training.save(files)
-    state, last = training.state, history[-1]
+    trouble = None
+    with noted_signals() as signals:
+        try:
+            ending = _train(training, history, files, progress, signals)
+        except NonFiniteError as error:
+            ending, trouble = "diverged", f"{error}; the last good checkpoint is {_checkpoint(files)}"
+        finally:
+            if files is not None and training.state.step > 0:
+                _write_networks(training, files)
+        if files is not None and trouble is None:
+            training.save(files)
+    if signals:
+        rest = "" if files is None else f": --resume goes on from {_checkpoint(files)}"
+        raise InterruptedTraining(signals[0], f" after step {training.state.step}{rest}")
+    state, last = training.state, history[-1] if history else {}
     best = copy.deepcopy(training.network)
     best.load_state_dict(training.best_weights())
     return Run(
@@ -116,7 +129,19 @@ def fit(
         seconds=state.seconds,
         history=history,
         ending=ending,
+        trouble=trouble,
     )
+
+
+def _checkpoint(files: RunFolder | None) -> str:
+    return "none" if files is None or not files.checkpoint.exists() else str(files.checkpoint)
+
+
+def _write_networks(training: Training, files: RunFolder) -> None:
+    """Writes those networks whose numbers are finite."""
+    for name, weights in (("best.pt", training.best_weights()), ("last.pt", training.network.state_dict())):
+        if first_non_finite(weights.items()) is None:
+            save_network(training.architecture, weights, files.path / name)
 
 
 def _open_folder(files: RunFolder, training: Training, resume: bool) -> list[Entry]:
@@ -136,15 +161,20 @@ def _train(
     history: list[Entry],
     files: RunFolder | None,
     progress: Callable[[int, str], Progress],
+    signals: Sequence[int],
 ) -> Ending:
+    """Takes the steps that are left, up to a signal.
+
+    Raises:
+        NonFiniteError: the training has diverged.
+    """
     options, state = training.options, training.state
     ending: Ending = "steps"
     with progress(options.steps, training.task.metric) as bar, _events(files, options) as write_events:
         if history:
             bar.update(state.step, history[-1])
-            ending = "steps" if math.isfinite(history[-1]["loss"]) else "diverged"
         training.start_clock()
-        while state.step < options.steps and ending == "steps":
+        while state.step < options.steps and ending == "steps" and not signals:
             training.step()
             bar.advance(state.step)
             if options.max_seconds is not None:
@@ -158,16 +188,17 @@ def _train(
             if evaluates:
                 entry = training.evaluate()
                 history.append(entry)
-                ending = ending if math.isfinite(entry["loss"]) else "diverged"
                 if files is not None:
                     files.append_history(entry)
                 write_events(entry)
                 bar.update(state.step, entry)
+                if not math.isfinite(entry["loss"]):
+                    raise NonFiniteError(f"step {state.step}: the loss of the evaluation is not finite")
             if saves and files is not None:
                 training.save(files)
             training.start_clock()
         training.stop_clock()
-        if not history:  # a finished run whose history was lost
+        if not history and not signals:  # a finished run whose history was lost
             history.append(training.evaluate())
     return ending
 

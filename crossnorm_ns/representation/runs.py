@@ -160,6 +160,7 @@ def execute(
 
     Raises:
         RepresentationError: the input, an option or the folder cannot be used.
+        InterruptedTraining: by a signal.
     """
     spec = spec.completed()
     device = choose_device(control.device)
@@ -187,6 +188,7 @@ def execute(
         "device": device.type,
         "threads": torch.get_num_threads(),
         "ending": run.ending,
+        "trouble": run.trouble,
         "steps": run.steps,
         "best_step": run.best_step,
         "seconds": run.seconds,

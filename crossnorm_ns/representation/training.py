@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from crossnorm_ns.finite import NonFiniteError, first_non_finite, numbers_of_step
 from crossnorm_ns.networks import make_network
 from crossnorm_ns.networks.encoding import EncodedMLP
 from crossnorm_ns.representation.errors import RepresentationError
@@ -83,15 +84,23 @@ class Training:
             torch.cuda.synchronize(self.task.device)
 
     def step(self) -> None:
-        """One step of Adam."""
+        """One step of Adam.
+
+        Raises:
+            NonFiniteError: a number that it has computed or changed is not finite.
+        """
         batch = self._fixed or self.task.batch(self.generator)
         learning_rate = self.options.learning_rate_at(self.state.step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.zero_grad(set_to_none=True)
-        self.task.loss(self._module(batch.points), batch.target).backward()
+        loss = self.task.loss(self._module(batch.points), batch.target)
+        loss.backward()
         self.optimizer.step()
         self.state.step += 1
+        culprit = first_non_finite(numbers_of_step(self.network, {"": loss}))
+        if culprit is not None:
+            raise NonFiniteError(f"step {self.state.step}: {culprit} is not finite")
 
     def evaluate(self) -> Entry:
         """Calibrates and evaluates the network, and keeps it if it is the best; returns a line of the history."""

@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class NonFiniteError(RuntimeError):
     """A training whose numbers are no longer finite: the message names step, tensor and last good checkpoint."""
+
+
+def numbers_of_step(
+    model: nn.Module, losses: Mapping[str, Tensor], gradients: bool = True
+) -> Iterator[tuple[str, Tensor]]:
+    """Everything that a step of training computes or changes, with what it is called in a message.
+
+    Args:
+        model: whose parameters have the step's gradients.
+        losses: of the step, by name.
+        gradients: False leaves them out (those that a scaler watches over are its own affair).
+    """
+    yield from ((f"the loss {name}".rstrip(), loss) for name, loss in losses.items())
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None and gradients:
+            yield f"the gradient of {name}", parameter.grad
+        yield f"the parameter {name}", parameter
+    yield from ((f"the statistic {name}", buffer) for name, buffer in model.named_buffers())
 
 
 def first_non_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
