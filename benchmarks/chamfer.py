@@ -18,7 +18,6 @@ import json
 import math
 import multiprocessing
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -34,6 +33,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from crossnorm_ns.provenance import machine, provenance
 from eval.chamfer import Points, Reference, compare, is_above_plane, is_inbound, is_observed, sample_triangles
 
 LEAST_SPEED_UP = 8.0
@@ -110,7 +110,7 @@ def main(options: Options) -> None:
     results = options.docs / "results"
     results.mkdir(parents=True, exist_ok=True)
     (results / "chamfer.md").write_text(table + "\n")
-    stored = {"conditions": conditions, "ours": vars(ours), "straightforward": vars(theirs)}
+    stored = {"conditions": conditions, "seed": 0, **provenance(), "ours": vars(ours), "straightforward": vars(theirs)}
     (results / "chamfer.json").write_text(json.dumps(stored, indent=1) + "\n")
     print(table)
     if options.check and (found := complaints(ours, theirs)):
@@ -290,12 +290,8 @@ def _largest_memory() -> float:
 
 
 def _conditions(load: float) -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     packages = ", ".join(f"{name} {version(name)}" for name in ("numpy", "scipy", "scikit-learn"))
-    machine = f"{platform.machine()}, {names[0] if names else platform.processor()}, {os.cpu_count()} cores"
-    return f"{machine}, load of other work {load:.1f}, {packages}"
+    return f"{machine()}, load of other work {load:.1f}, {packages}"
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from benchmarks.tables import conditions
+from crossnorm_ns.provenance import provenance
 from crossnorm_ns.representation.evaluation import outputs_with
 from crossnorm_ns.representation.fit import fit
 from crossnorm_ns.representation.options import FitOptions
@@ -76,7 +77,8 @@ def main(options: Options) -> None:
         axes.set(xticks=[], yticks=[])
     figure.savefig(options.docs / "images" / "chunk-statistics.png")
     asked = {name: value for name, value in asdict(options).items() if name != "docs"}
-    content = {"conditions": conditions(), "size": task.size, "hidden": HIDDEN, **asked, "quality": quality}
+    content = {"conditions": conditions(), "size": task.size, "hidden": HIDDEN, **asked, **provenance()}
+    content["quality"] = quality
     (options.docs / "results" / "chunk-statistics.json").write_text(json.dumps(content, indent=2) + "\n")
 
 

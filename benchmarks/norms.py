@@ -37,6 +37,7 @@ from benchmarks.tables import conditions, store, table
 from benchmarks.training_steps import mipnerf_presets, operator_table, operator_times, training_steps
 from crossnorm_ns.functional.normalization import Variant, cross_norm, global_norm
 from crossnorm_ns.functional.statistics import column_statistics
+from crossnorm_ns.provenance import provenance
 
 Norm = Callable[[Tensor, Tensor, Tensor], Tensor]
 Measurement = tuple[str, str, float]
@@ -144,7 +145,7 @@ def main(options: Options) -> None:
         return
     rows = [judged(*measurement) for measurement in _measurements(plan)]
     store(options.docs, "norms", f"{conditions()}.\n\n{tables(rows)}")
-    stored = {"conditions": conditions(), "rows": [asdict(row) for row in rows]}
+    stored = {"conditions": conditions(), **provenance(), "rows": [asdict(row) for row in rows]}
     (options.docs / "results" / "norms.json").write_text(json.dumps(stored, indent=1) + "\n")
     if options.check and (found := complaints(rows)):
         sys.exit("\n".join(found))  # status 1

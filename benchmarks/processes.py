@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.memory import KEEP_FREED_MEMORY
+from crossnorm_ns.provenance import provenance
 
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1"} | KEEP_FREED_MEMORY
 _PROGRESS = "@progress"
@@ -76,5 +77,5 @@ def run_program(kind: type, work: Callable[[Any, Path], Result]) -> None:
     run, folder = kind(**json.loads(sys.argv[1])), Path(sys.argv[2])
     finished = folder / f"{run.name}.json"
     temporary = finished.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"run": asdict(run)} | work(run, folder)))
+    temporary.write_text(json.dumps({"run": asdict(run)} | work(run, folder) | {"provenance": provenance()}))
     temporary.replace(finished)

@@ -28,6 +28,7 @@ from benchmarks.tables import conditions, store, table
 from crossnorm_ns.functional.metrics import psnr
 from crossnorm_ns.networks import make_network
 from crossnorm_ns.norms import CrossNorm
+from crossnorm_ns.provenance import provenance
 from crossnorm_ns.representation.tasks import ImageTask
 
 
@@ -131,7 +132,7 @@ def main(options: Options) -> None:
     )
     stem = f"released-image-{options.dtype}"
     store(options.docs, stem, text)
-    stored = {"conditions": conditions(), "psnr": levels, "seconds": seconds, "ratio": ratio}
+    stored = {"conditions": conditions(), "seed": 0, **provenance(), "psnr": levels, "seconds": seconds, "ratio": ratio}
     (options.docs / "results" / f"{stem}.json").write_text(json.dumps(stored) + "\n")
 
 

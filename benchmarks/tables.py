@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from crossnorm_ns import kernels
+from crossnorm_ns.provenance import processor
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -27,12 +28,9 @@ def store(docs: Path, stem: str, text: str) -> None:
 
 def conditions() -> str:
     """Machine and its instructions, threads, torch, kernels: what a time depends on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    processor = f"{names[0] if names else platform.processor()} ({torch.backends.cpu.get_cpu_capability()})"
     kernel = "compiled" if kernels.chooses_kernel(torch.zeros(1, 1)) else "plain"
     return (
-        f"{platform.machine()}, {processor}, {torch.get_num_threads()} threads, "
+        f"{platform.machine()}, {processor()} ({torch.backends.cpu.get_cpu_capability()}), "
+        f"{torch.get_num_threads()} threads, "
         f"torch {torch.__version__}, {kernel} kernels, float32"
     )

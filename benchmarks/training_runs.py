@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.processes import report_progress, run_program
+from crossnorm_ns.provenance import processor
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def train(run: Run, _: Path) -> dict[str, Any]:
         if run.statistics_at_evaluation:
             result["moving_average"] = evaluate(trainer, run.final_views, "moving average")
             result["chunks"] = evaluate(trainer, run.final_views, "chunks")
-    result["machine"] = f"{platform.machine()}, {_processor()}, 1 thread, torch {torch.__version__}"
+    result["machine"] = f"{platform.machine()}, {processor()}, 1 thread, torch {torch.__version__}"
     return result
 
 
@@ -164,12 +165,6 @@ def evaluate(trainer: Any, num_views: int, statistics: str = "calibrated") -> di
             ssims.append(float(ssim(render, truth)))
     model.train()
     return {"psnr": sum(psnrs) / len(psnrs), "ssim": sum(ssims) / len(ssims), "views": len(psnrs)}
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 from rich.console import Group
@@ -10,10 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from crossnorm_ns.paper_tables import AVERAGE, paper_table
+from crossnorm_ns.provenance import provenance
 from eval.chamfer import Comparison
 from eval.dtu_files import DTU_SCANS, Mode
 from eval.mesh_cleaning import Cull
-from eval.results import versions
 
 PROTOCOL = "DTUeval-python at 45b4fec: points 0.2 mm apart, distances below 20 mm, means in mm"
 
@@ -52,7 +51,7 @@ class ChamferResult:
             "culling": self.culling,
             "source": self.source,
             "dataset_dir": self.dataset_dir,
-            "versions": versions() | {package: version(package) for package in ("scipy", "trimesh")},
+            **provenance(),
         }
 
     def heading(self) -> str:

@@ -2,9 +2,7 @@
 
 import json
 import math
-import platform
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +10,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from crossnorm_ns.provenance import provenance
 from eval.files import write_atomically
 from eval.protocols import Protocol
-
-PACKAGES = ("crossnorm-ns", "nerfstudio", "torch", "torchmetrics", "numpy", "scipy", "trimesh")
-"""Distributions whose versions are recorded with a result."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +83,7 @@ class Evaluation:
             "scene": str(self.subject.scene),
             "official_scene": self.subject.official_scene,
             "source": self.subject.source,
-            "versions": versions(),
+            **provenance(),
             "per_image": [
                 {"name": image.name, "psnr": _finite(image.psnr), "ssim": image.ssim} for image in self.images
             ],
@@ -121,19 +117,6 @@ class Evaluation:
         if self.subject.official_scene is None:
             return "\nThe test images are not the official ones: numbers are not comparable with published ones."
         return ""
-
-
-def versions() -> dict[str, str | None]:
-    """Versions that a number depends on; None for what is not installed."""
-    installed = {package.replace("-", "_"): _version(package) for package in PACKAGES}
-    return {"python": platform.python_version()} | installed
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _finite(value: float) -> float | None:

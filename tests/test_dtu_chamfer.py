@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import trimesh
 from PIL import Image
+from provenance_files import assert_provenance
 from scipy.io import savemat
 
 from eval import dtu_chamfer, extract_mesh
@@ -108,6 +109,7 @@ def test_json_holds_distances_counts_and_how_they_came_about(monkeypatch: pytest
     assert result["source"] == {"surface": str(folder / "mesh.ply"), "method": None, "image_size": None}
     assert result["dataset_dir"] == str(folder / "dtu")
     assert {"crossnorm_ns", "numpy", "scipy", "trimesh", "python"} <= result["versions"].keys()
+    assert_provenance(result)
     assert "45b4fec" in result["protocol"] and result["culling"] is None
 
 

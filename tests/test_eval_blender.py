@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from eval_files import SIZE, picture, write_renders, write_scene
 from PIL import Image
+from provenance_files import assert_provenance
 from skimage.metrics import structural_similarity
 
 from eval import blender, views
@@ -95,6 +96,7 @@ def test_json_holds_means_and_each_image(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert result["official_scene"] is None
     assert result["source"] == {"renders": str(renders), "method": "DVGO"}
     assert {"crossnorm_ns", "torch", "nerfstudio", "python"} <= result["versions"].keys()
+    assert_provenance(result)
 
 
 def test_table_names_scene_protocol_and_means(

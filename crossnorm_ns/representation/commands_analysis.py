@@ -80,6 +80,7 @@ class NTKCommand(_AnalysisOptions):
         """Computes the kernels, writes and prints the results."""
         from rich.console import Console
 
+        from crossnorm_ns.provenance import provenance
         from crossnorm_ns.representation import kernel_analysis as analysis
         from crossnorm_ns.representation.analysis_files import write_figure, write_json
         from crossnorm_ns.representation.errors import RepresentationError
@@ -110,7 +111,7 @@ class NTKCommand(_AnalysisOptions):
         if growths:
             write_figure(analysis.growth_figure(growths), self.output / "growth.png")
             console.print(analysis.growth_table(growths))
-        results = {"options": self.described(), **analysis.as_json(snapshots, growths)}
+        results = {"options": self.described(), **provenance(), **analysis.as_json(snapshots, growths)}
         write_json(results, self.output / "ntk.json")
         console.print(f"wrote {self.output}", soft_wrap=True, highlight=False, markup=False)
 
@@ -133,6 +134,7 @@ class SpectrumCommand(_AnalysisOptions):
         from rich.console import Console
         from rich.table import Table
 
+        from crossnorm_ns.provenance import provenance
         from crossnorm_ns.representation.analysis_files import write_figure, write_json
         from crossnorm_ns.representation.errors import RepresentationError
         from crossnorm_ns.representation.spectrum import learn_frequencies, spectrum_figure, sum_of_sines
@@ -163,6 +165,7 @@ class SpectrumCommand(_AnalysisOptions):
             table.add_row(history.method, *(f"{'-' if step is None else step} ({error:.3f})" for step, error in cells))
         console.print(table)
         curves = {h.method: {"steps": h.steps, "errors": h.errors.tolist()} for h in histories}
-        write_json({"options": self.described(), "methods": curves}, self.output / "spectrum.json")
+        results = {"options": self.described(), **provenance(), "methods": curves}
+        write_json(results, self.output / "spectrum.json")
         write_figure(spectrum_figure(histories), self.output / "errors.png")
         console.print(f"wrote {self.output}", soft_wrap=True, highlight=False, markup=False)

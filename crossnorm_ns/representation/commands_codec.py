@@ -158,6 +158,7 @@ class RateDistortionCommand(_FitOptions):
 
     def run(self) -> None:
         """Trains all networks, writes and prints the curves."""
+        from crossnorm_ns.provenance import provenance
         from crossnorm_ns.representation.analysis_files import write_figure, write_json
         from crossnorm_ns.representation.inputs import read_image
         from crossnorm_ns.representation.rate_distortion import jpeg_points, rate_distortion_figure
@@ -166,7 +167,8 @@ class RateDistortionCommand(_FitOptions):
         for method in self.methods:
             for network in self.networks:
                 found += [point for point, _ in self.points(self.image, method, network).values()]
-        write_json({"image": str(self.image), "points": [asdict(p) for p in found]}, self.output / "points.json")
+        content = {"image": str(self.image), "seed": self.seed, **provenance(), "points": [asdict(p) for p in found]}
+        write_json(content, self.output / "points.json")
         write_figure(rate_distortion_figure(found), self.output / "curves.png")
         show_points(found, f"rate and distortion of {self.image.name}")
 

@@ -13,6 +13,7 @@ import torch
 
 from crossnorm_ns.functional.marching_cubes import EmptySurfaceError
 from crossnorm_ns.networks import METHODS
+from crossnorm_ns.provenance import provenance
 from crossnorm_ns.representation.analysis_files import write_figure
 from crossnorm_ns.representation.errors import RepresentationError
 from crossnorm_ns.representation.evaluation import CHUNK_SIZE, Statistics, check_statistics, outputs_of, outputs_with
@@ -200,6 +201,7 @@ def execute(
         },
         **task.costs(run.network),
         "reconstruction": _write_pictures(run, task, folder),
+        **provenance(),
     }
     RunFolder(folder).write_result(result)
     return result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import torch
 
 from crossnorm_ns.files import atomic_file
 from crossnorm_ns.paper_tables import paper_table
+from crossnorm_ns.provenance import machine
 from crossnorm_ns.representation.analysis_files import write_figure, write_json
 from crossnorm_ns.representation.cells import Grid
 from crossnorm_ns.representation.page import Cells, write_page
@@ -54,7 +54,7 @@ def describe(results: TableResults, grid: Grid) -> str:
         "Each run counts with the network that had the lowest training loss of all evaluations (rows called highest: "
         "the evaluation nearest to the truth, as WIRE counts its CT), each method with the "
         f"learning rate that has the best {results.metric.upper()} in the mean over inputs. The paper's numbers (table "
-        f"{paper_table(results.task).number}) are of its own inputs, sizes and steps. {platform.machine()}, "
+        f"{paper_table(results.task).number}) are of its own inputs, sizes and steps. {machine()}, "
         f"{'; '.join(devices)}, torch {torch.__version__}."
     )
 
