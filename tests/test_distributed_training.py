@@ -13,8 +13,9 @@ from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.scripts import train as ns_train
 from nerfstudio.utils import writer
 from processes import in_processes, needs_gloo, samples_without_chance, started
+from states import differences
 from test_trainer import make_config
-from trainings import checkpoint_of, differences, run_folder, train
+from trainings import checkpoint_of, run_folder, train
 
 from crossnorm_ns.engine.random_state import preserved_random_state
 from crossnorm_ns.engine.trainer import CrossNormTrainer, CrossNormTrainerConfig
@@ -183,12 +184,14 @@ def train_until_lost(rank: int, config: CrossNormTrainerConfig, number: int) -> 
 
 
 def lose_one_of_two(config: CrossNormTrainerConfig, number: int, folder: Path) -> int | None:
-    """Exit code of a process whose partner sends itself a signal in step 3, and is killed behind the other's end."""
-    survivor, lost = started(2, folder, train_until_lost, config, number)
-    survivor.join(60)
-    lost.kill()
-    lost.join()
-    return survivor.exitcode
+    """Exit code of a process whose partner sends itself a signal in step 3; None where it goes on for a minute."""
+    processes = started(2, folder, train_until_lost, config, number)
+    processes[0].join(60)
+    exit_code = processes[0].exitcode
+    for process in processes:
+        process.kill()
+        process.join()
+    return exit_code
 
 
 def assert_said(error: str, cause: str, checkpoint: Path) -> None:

@@ -24,25 +24,25 @@ from crossnorm_ns.engine.processes import LostProcessError, gathered, lost_proce
 
 def main() -> None:
     """Trains as one of torchrun's processes."""
-    config = tyro.cli(AnnotatedBaseConfigUnion, description=__doc__)
+    run(tyro.cli(AnnotatedBaseConfigUnion, description=__doc__))
+
+
+def run(config: TrainerConfig) -> None:
+    """Trains as one of torchrun's processes, and ends the program where it cannot."""
     with errors_in_one_line(ValueError):
-        _check(config)
+        if not distributed.is_torchelastic_launched():
+            raise ValueError("this module wants to be started by torchrun: for one process take ns-train")
+        if config.load_config is not None:
+            raise ValueError("--load-config is an option of ns-train alone: give the method and its options instead")
     try:
         with lost_processes_named():
-            train(config)
+            _train(config)
     except LostProcessError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
 
 
-def _check(config: TrainerConfig) -> None:
-    if not distributed.is_torchelastic_launched():
-        raise ValueError("this module wants to be started by torchrun: for one process take ns-train")
-    if config.load_config is not None:
-        raise ValueError("--load-config is an option of ns-train alone: give the method and its options instead")
-
-
-def train(config: TrainerConfig) -> None:
+def _train(config: TrainerConfig) -> None:
     """What ns-train does with a configuration, the first process on behalf of all."""
     if config.data:
         config.pipeline.datamanager.data = config.data

@@ -134,7 +134,6 @@ class CrossNormTrainer(Trainer):
                 "Is the learning rate too high, or a number of the data not finite?"
             )
         if number := largest(max(self._signals, default=0), self.device):  # in all processes after the same step
-            self._signals[:] = [number]
             raise InterruptedTraining(number)
         return outputs
 
