@@ -1,7 +1,7 @@
 """What all commands of `eval` share: arguments from the command line, and how they end."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tyro
@@ -9,19 +9,23 @@ import tyro
 from eval.errors import EvaluationError
 
 
-def run_command(arguments_class: type, main: Callable[[Any], object], prog: str) -> None:
+def run_command(
+    arguments_class: type, main: Callable[[Any], object], prog: str, words: Sequence[str] | None = None
+) -> None:
     """Runs a command: bad input ends with one line on standard error and exit code 2.
 
     Args:
         arguments_class: dataclass of its options.
         main: takes an instance of it.
         prog: what `--help` calls it.
+        words: the command line; None takes that of the process.
     """
-    arguments = tyro.cli(arguments_class, prog=prog)
+    arguments = tyro.cli(arguments_class, prog=prog, args=words)
     # what nerfstudio does to torch is nothing that the user could mend
     warnings.filterwarnings("ignore", module=r"(nerfstudio|torch)\.")
     from crossnorm_ns.command import errors_in_one_line
     from crossnorm_ns.data.errors import DataError
+    from crossnorm_ns.jobs import JobError
 
-    with errors_in_one_line(EvaluationError, DataError, OSError):
+    with errors_in_one_line(EvaluationError, DataError, JobError, OSError):
         main(arguments)

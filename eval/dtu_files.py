@@ -121,7 +121,7 @@ def find_scans(folder: Path, scans: Sequence[int]) -> dict[int, Path]:
     meshes = [file for file in files if file.suffix.lower() in FORMATS]
     found: dict[int, Path] = {}
     for file in meshes or [file for file in files if file.name == "config.yml"]:
-        scan = _scan_of(file.relative_to(folder))
+        scan = scan_of(file.relative_to(folder))
         if scan is None or scan not in scans:
             continue
         other = found.get(scan, file)
@@ -147,7 +147,8 @@ def check_finite(vertices: np.ndarray, source: str) -> None:
         )
 
 
-def _scan_of(path: Path) -> int | None:
+def scan_of(path: Path) -> int | None:
+    """The scan that a file or folder is of by its name or a parent's; see `find_scans`."""
     for name in reversed(path.parts):
         for pattern in (r"scan_?0*(\d+)(?!\d)", r"^dtu(?:_[a-z_]+)?_0*(\d+)$"):
             if match := re.search(pattern, name, re.IGNORECASE):

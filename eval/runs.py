@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 
 from eval.errors import EvaluationError, first_line
@@ -124,11 +125,12 @@ def _latest_checkpoint(folder: Path) -> Path:
 
 def _load_checkpoint(path: Path) -> dict[str, Any]:
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_scalars_of_numpy()):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise EvaluationError(
-            f"{path} holds more than tensors and numbers, so it is not loaded ({first_line(error)}) "
-            "Some schedulers of nerfstudio leave such objects: render the run with ns-render and give --renders."
+            f"{path} holds more than tensors and numbers, so it is not loaded ({first_line(error)}): "
+            "render the run with ns-render and give --renders."
         ) from error
     except (RuntimeError, EOFError, OSError) as error:
         raise EvaluationError(f"{path} cannot be read ({first_line(error)}): copy it again.") from error
@@ -137,6 +139,11 @@ def _load_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def _scalars_of_numpy() -> list[Any]:
+    """What torch needs to load numbers of numpy, which nerfstudio's schedulers leave in the states of optimizers."""
+    rebuild, (dtype, _) = np.float64(0).__reduce__()
+    modules = ("numpy.core.multiarray", "numpy._core.multiarray")  # before numpy 2, and since
+    return [np.dtype, type(dtype), *((rebuild, f"{module}.scalar") for module in modules)]
 
 
 def _choose_device(device: str | None) -> str:

@@ -156,6 +156,15 @@ def test_checkpoint_cannot_run_code(trained, tmp_path: Path) -> None:
     assert not witness.exists()
 
 
+def test_numbers_of_numpy_in_the_state_of_a_scheduler_are_read(trained) -> None:
+    """As nerfstudio's ExponentialDecayScheduler leaves them in the checkpoints of its own methods."""
+    folder = trained[0].parent / "nerfstudio_models"
+    checkpoint = torch.load(folder / "step-000000012.ckpt", weights_only=True)
+    state = {"fields": {"_last_lr": [np.float64(0.01)]}}
+    torch.save({**checkpoint, "step": 20, "schedulers": state}, folder / "step-000000020.ckpt")
+    assert load_run(trained[0], device="cpu").step == 20
+
+
 @pytest.mark.parametrize("keep", [0, 1000])
 def test_truncated_checkpoint_is_refused(trained, keep: int) -> None:
     path = trained[0].parent / "nerfstudio_models" / "step-000000012.ckpt"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import active_children, get_context
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from crossnorm_ns.interruption import InterruptedTraining, raised_signals
+from crossnorm_ns.jobs import run_in_pool
 from crossnorm_ns.representation.errors import RepresentationError
 from crossnorm_ns.representation.presets import PRESETS, PresetName, TaskName, family, open_task
 from crossnorm_ns.representation.run_folder import RunFolder, first_difference
@@ -116,56 +117,19 @@ def run_local(cells: Sequence[Cell], workers: int) -> Iterator[tuple[Cell, dict[
     threads = max(1, (os.cpu_count() or 1) // workers)
     context = get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(threads,)) as pool:
-        futures = {pool.submit(_carry_out, cell): cell for cell in cells}
         try:
-            for future in as_completed(futures):
-                outcome = _outcome(future)
+            for job, outcome in run_in_pool([_WorkerJob(cell) for cell in cells], pool):
                 if isinstance(outcome, BrokenProcessPool):
-                    outcome = RepresentationError(
+                    outcome = RepresentationError(  # noqa: PLW2901
                         f"one of the {workers} worker processes was killed, most likely because memory ran out, which "
                         "ends them all: give fewer --workers; the same command does what is missing"
                     )
-                yield futures[future], outcome
+                yield job.cell, outcome
         except BaseException:
             for worker in active_children():
                 worker.terminate()
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def run_slurm(
-    cells: Sequence[Cell], folder: Path, options: dict[str, Any]
-) -> Iterator[tuple[Cell, dict[str, Any] | Exception]]:
-    """Carries out cells as jobs of a SLURM array, through submitit; yields results in order.
-
-    Args:
-        cells: on a file system that the nodes share.
-        folder: for submitit's files.
-        options: of submitit's executor: timeout_min, slurm_partition, gpus_per_node, cpus_per_task, ...
-
-    Raises:
-        RepresentationError: submitit is not installed, or there is no SLURM.
-    """
-    try:
-        import submitit  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise RepresentationError('SLURM needs submitit: pip install "crossnorm-ns[slurm]"') from error
-    try:
-        executor = submitit.AutoExecutor(folder=folder, cluster="slurm")
-    except RuntimeError as error:
-        raise RepresentationError(f"jobs cannot be submitted: {error}") from error
-    executor.update_parameters(**options)
-    with executor.batch():
-        jobs = [executor.submit(cell) for cell in cells]
-    for cell, job in zip(cells, jobs, strict=True):
-        yield cell, _outcome(job)
-
-
-def _outcome(job: Future[dict[str, Any]] | Any) -> dict[str, Any] | Exception:
-    try:
-        return job.result()
-    except Exception as error:  # one cell that fails leaves the others alone
-        return error
 
 
 def _start_worker(num_threads: int) -> None:
@@ -177,16 +141,21 @@ def _start_worker(num_threads: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: None)
 
 
-def _carry_out(cell: Cell) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _WorkerJob:
     """Carries out a cell in a worker, which begins no other one after a signal."""
-    if _stopped:
-        raise _stopped[0]
-    try:
-        with raised_signals():
-            return cell()
-    except InterruptedTraining as stop:
-        _stopped.append(stop)
-        raise
+
+    cell: Cell
+
+    def __call__(self) -> dict[str, Any]:
+        if _stopped:
+            raise _stopped[0]
+        try:
+            with raised_signals():
+                return self.cell()
+        except InterruptedTraining as stop:
+            _stopped.append(stop)
+            raise
 
 
 _stopped: list[InterruptedTraining] = []

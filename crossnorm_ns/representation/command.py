@@ -9,6 +9,7 @@ import tyro
 
 from crossnorm_ns.command import errors_in_one_line
 from crossnorm_ns.interruption import InterruptedTraining
+from crossnorm_ns.jobs import JobError
 from crossnorm_ns.representation.commands_analysis import NTKCommand, SpectrumCommand
 from crossnorm_ns.representation.commands_codec import CompressCommand, DecompressCommand, RateDistortionCommand
 from crossnorm_ns.representation.commands_table import TableCommand
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args=arguments,
     )
     try:
-        with errors_in_one_line(RepresentationError, OSError):
+        with errors_in_one_line(RepresentationError, JobError, OSError):
             command.run()
     except InterruptedTraining as stop:
         print(stop, file=sys.stderr)

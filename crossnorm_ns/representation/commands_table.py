@@ -128,7 +128,8 @@ class TableCommand:
         return [(cell, result) for cell, result in finished if result is not None], failures
 
     def _outcomes(self, missing: list[Cell], output: Path) -> Iterator[tuple[Cell, dict[str, Any] | Exception]]:
-        from crossnorm_ns.representation.cells import run_local, run_slurm
+        from crossnorm_ns.jobs import run_on_slurm, slurm_options
+        from crossnorm_ns.representation.cells import run_local
         from crossnorm_ns.representation.runs import choose_device
 
         if not missing:
@@ -137,11 +138,8 @@ class TableCommand:
             on_gpu = choose_device(self.device).type == "cuda"
             workers = self.workers or (1 if on_gpu else os.cpu_count() or 1)
             return run_local(missing, min(workers, len(missing)))
-        options: dict[str, Any] = {"timeout_min": self.slurm_minutes, "cpus_per_task": self.slurm_cpus}
-        options["gpus_per_node"] = self.slurm_gpus
-        if self.slurm_partition is not None:
-            options["slurm_partition"] = self.slurm_partition
-        return run_slurm(missing, output / "slurm", options)
+        options = slurm_options(self.slurm_minutes, self.slurm_cpus, self.slurm_gpus, self.slurm_partition)
+        return run_on_slurm(missing, output / "slurm", options)
 
 
 def _print(table: Any, console: Any) -> None:

@@ -1,0 +1,70 @@
+"""Independent jobs, carried out side by side on this machine or as an array of SLURM jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, as_completed
+from pathlib import Path
+from typing import Any, TypeVar
+
+Result = dict[str, Any]
+Job = TypeVar("Job", bound=Callable[[], Result])
+
+
+class JobError(ValueError):
+    """Jobs that cannot be submitted: the message says why and what to do."""
+
+
+def run_in_pool(jobs: Sequence[Job], pool: Executor) -> Iterator[tuple[Job, Result | Exception]]:
+    """Carries out jobs in a pool; yields each result, or what was raised, when it is there.
+
+    Where it is left early, jobs that have not begun are not begun any more.
+    """
+    futures = {pool.submit(job): job for job in jobs}
+    try:
+        for future in as_completed(futures):
+            yield futures[future], _outcome(future)
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+
+
+def run_on_slurm(
+    jobs: Sequence[Job], folder: Path, options: dict[str, Any]
+) -> Iterator[tuple[Job, Result | Exception]]:
+    """Carries out jobs as an array of SLURM, through submitit; yields results in order.
+
+    Args:
+        jobs: which can be pickled; their files lie on a file system that the nodes share.
+        folder: for submitit's files.
+        options: of submitit's executor, see `slurm_options`.
+
+    Raises:
+        JobError: submitit is not installed, or there is no SLURM.
+    """
+    try:
+        import submitit  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise JobError('SLURM needs submitit: pip install "crossnorm-ns[slurm]"') from error
+    try:
+        executor = submitit.AutoExecutor(folder=folder, cluster="slurm")
+    except RuntimeError as error:
+        raise JobError(f"jobs cannot be submitted: {error}") from error
+    executor.update_parameters(**options)
+    with executor.batch():
+        submitted = [executor.submit(job) for job in jobs]
+    for job, handle in zip(jobs, submitted, strict=True):
+        yield job, _outcome(handle)
+
+
+def slurm_options(minutes: int, cpus: int, gpus: int, partition: str | None) -> dict[str, Any]:
+    """Options of submitit's executor for each job."""
+    options: dict[str, Any] = {"timeout_min": minutes, "cpus_per_task": cpus, "gpus_per_node": gpus}
+    return options if partition is None else options | {"slurm_partition": partition}
+
+
+def _outcome(job: Future[Result] | Any) -> Result | Exception:
+    try:
+        return job.result()
+    except Exception as error:  # one job that fails leaves the others alone
+        return error

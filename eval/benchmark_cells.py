@@ -1,0 +1,256 @@
+"""The cells of a sweep: each is one training and its evaluation, in processes of their own."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crossnorm_ns.files import atomic_file
+from crossnorm_ns.representation.run_folder import first_difference
+from eval.errors import EvaluationError
+
+TRAIN = (sys.executable, "-m", "nerfstudio.scripts.train")
+EVALUATE = (sys.executable, "-m")
+
+_NEEDS = (
+    (r"tinycudann|tiny-cuda-nn|tcnn", "needs tiny-cuda-nn"),
+    (r"not compiled with CUDA|No CUDA|NVIDIA driver|\bnvcc\b|CUDA_HOME|nerfacc/cuda", "needs a CUDA device"),
+    (r"KeyError: 'depth_filenames'", "needs data in the format of sdfstudio"),
+    (r"urlopen|URLError|ConnectionError|HTTP ?Error|Max retries|name resolution|Name or service", "needs a download"),
+)
+"""What the end of a log says, and what it means."""
+
+
+class CellError(RuntimeError):
+    """A training or an evaluation that failed.
+
+    Attributes:
+        log: what it has printed.
+    """
+
+    def __init__(self, reason: str, log: Path) -> None:
+        super().__init__(reason)
+        self.log = log
+
+
+class CellBusyError(RuntimeError):
+    """Another process is at work in a cell's folder."""
+
+
+class Processes:
+    """Processes that can be stopped together."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock, self._stopped = threading.Lock(), False
+
+    def run(self, command: Sequence[str], log: Path, threads: int | None, lock: int) -> int:
+        """Runs a command and returns its exit status; minus the signal where one has ended it.
+
+        Args:
+            command: the command.
+            log: file for all that it prints.
+            threads: of each process, where OMP_NUM_THREADS does not say; None leaves them open.
+            lock: descriptor that the process holds as long as it lives.
+        """
+        environment = os.environ if threads is None else {"OMP_NUM_THREADS": str(threads)} | os.environ
+        with log.open("wb") as output:
+            with self._lock:
+                if self._stopped:
+                    raise CellError("stopped before it began", log)
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    pass_fds=(lock,),
+                    start_new_session=True,  # else Ctrl-C would reach it, and `stop` would be its second signal
+                )
+                self._running.add(process)
+            try:
+                return process.wait()
+            finally:
+                with self._lock:
+                    self._running.discard(process)
+
+    def stop(self) -> None:
+        """Ends all with SIGTERM, and begins no more: our trainer saves a checkpoint first."""
+        with self._lock:
+            self._stopped = True
+            for process in self._running:
+                process.terminate()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training and its evaluation.
+
+    Attributes:
+        method: a registered method of nerfstudio.
+        scene: the data.
+        seed: of the training.
+        folder: for all files.
+        training: options of ns-train.
+        dataparser: subcommand of ns-train; empty takes the method's own.
+        evaluation: module and options of the evaluation, without config and output.
+        resumes: whether a training that was interrupted goes on from its checkpoint.
+        threads: of each process; None leaves them open.
+    """
+
+    method: str
+    scene: Path
+    seed: int
+    folder: Path
+    training: tuple[str, ...]
+    dataparser: str
+    evaluation: tuple[str, ...]
+    resumes: bool
+    threads: int | None = None
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.method} on {self.scene.name}, seed {self.seed}"
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What the evaluation has written; None where it has not."""
+        return _read(self.folder / "result.json")
+
+    @property
+    def failure(self) -> dict[str, Any] | None:
+        """Reason and log of a failure that was noted; None where there is none."""
+        return _read(self.folder / "failure.json")
+
+    @property
+    def state(self) -> str:
+        """What is being done: training or evaluating; empty where nothing is."""
+        path = self.folder / "state"
+        return path.read_text() if path.exists() else ""
+
+    def check(self) -> None:
+        """Finds out whether the folder belongs to this cell, and notes that it does.
+
+        Raises:
+            EvaluationError: it belongs to another.
+        """
+        path = self.folder / "cell.json"
+        now = {
+            "method": self.method,
+            "scene": str(self.scene.resolve()),
+            "seed": self.seed,
+            "training": list(self.training),
+            "dataparser": self.dataparser,
+            "evaluation": list(self.evaluation),
+        }
+        before = _read(path)
+        difference = None if before is None else first_difference(before, now)
+        if difference is not None:
+            raise EvaluationError(f"{self.folder} holds another cell ({difference}): choose another --output.")
+        if before is None:
+            _write(path, now)
+
+    def note_failure(self, error: Exception) -> None:
+        """Keeps why it failed, so that it is not done again unless asked for."""
+        log = error.log if isinstance(error, CellError) else None
+        reason = str(error) or type(error).__name__
+        _write(self.folder / "failure.json", {"reason": reason, "log": None if log is None else str(log)})
+
+    def forget(self) -> None:
+        """Removes what a failure or a kill has left of its states."""
+        for name in ("failure.json", "state"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def __call__(self) -> dict[str, Any]:
+        """Carries it out, from where it was interrupted."""
+        return self.carry_out(Processes())
+
+    def carry_out(self, processes: Processes) -> dict[str, Any]:
+        """Trains and evaluates, and returns the result.
+
+        Raises:
+            CellError: one of them failed.
+            CellBusyError: another process is at work in the folder.
+        """
+        with _locked(self.folder / "lock") as lock:
+            try:
+                trained = self.folder / "trained"
+                if not trained.exists():
+                    self._run(processes, "training", self._training_command(), lock)
+                    trained.touch()
+                module, *options = self.evaluation
+                command = [*EVALUATE, module, "--load-config", str(self._run_folder() / "config.yml"), *options]
+                output = self.folder / "result.json"
+                self._run(processes, "evaluating", [*command, "--output", str(output)], lock)
+            finally:
+                (self.folder / "state").unlink(missing_ok=True)
+        result = self.result
+        if result is None:
+            raise CellError("the evaluation wrote no result", self.folder / "evaluating.log")
+        return result
+
+    def _run(self, processes: Processes, state: str, command: Sequence[str], lock: int) -> None:
+        (self.folder / "state").write_text(state)
+        log = self.folder / f"{state}.log"
+        status = processes.run(command, log, self.threads, lock)
+        if status:
+            raise CellError(failure_reason(log.read_text(errors="replace"), status), log)
+
+    def _run_folder(self) -> Path:
+        return self.folder / "run" / self.scene.name / self.method / "cell"
+
+    def _training_command(self) -> list[str]:
+        places = ["--data", str(self.scene), "--output-dir", str(self.folder / "run")]
+        names = ["--experiment-name", self.scene.name, "--timestamp", "cell", "--machine.seed", str(self.seed)]
+        checkpoints = self._run_folder() / "nerfstudio_models"
+        resume = ["--load-dir", str(checkpoints)] if self.resumes and any(checkpoints.glob("*.ckpt")) else []
+        parser = [self.dataparser] if self.dataparser else []
+        return [*TRAIN, self.method, "--vis", "tensorboard", *places, *names, *resume, *self.training, *parser]
+
+
+def failure_reason(log: str, status: int) -> str:
+    """Why a process failed, in a line: from the last traceback, or the last lines, of what it printed."""
+    if status < 0:
+        return f"killed by signal {-status}" + (", most likely because memory ran out" if status == -9 else "")
+    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", log).splitlines() if line.strip(" │╭╰─╮╯")]
+    begin = max((place for place, line in enumerate(lines) if line.startswith("Traceback")), default=len(lines) - 5)
+    end = lines[max(begin, 0) :]
+    last = next((line.strip("│ ") for line in reversed(end) if re.match(r"[\w.]*(Error|Exception)\b|error:", line)), "")
+    last = last or (end[-1].strip("│ ") if end else f"exit status {status}")
+    need = next((what for pattern, what in _NEEDS if re.search(pattern, "\n".join(end), re.IGNORECASE)), None)
+    return last if need is None else f"{need}: {last}"
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[int]:
+    """Holds a lock, which processes that inherit the descriptor go on holding."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CellBusyError(
+                f"{path.parent} is being worked on by another process, perhaps one that an earlier sweep has left: "
+                "wait for it, or end it."
+            ) from error
+        yield file.fileno()
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    with atomic_file(path) as file:
+        file.write((json.dumps(content, indent=1) + "\n").encode())
