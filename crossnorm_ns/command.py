@@ -4,6 +4,9 @@ import contextlib
 import sys
 from collections.abc import Iterator
 
+LONGEST_LINE = 1000
+"""Characters of an error that are shown: files may hold names of any length."""
+
 
 @contextlib.contextmanager
 def errors_in_one_line(*kinds: type[Exception]) -> Iterator[None]:
@@ -11,5 +14,13 @@ def errors_in_one_line(*kinds: type[Exception]) -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         raise SystemExit(2) from error
+
+
+def print_error(error: Exception | str) -> None:
+    """Prints an error as one line on standard error, whatever the names in it consist of."""
+    line = " ".join("".join(char if char.isprintable() else " " for char in str(error)).split())
+    if len(line) > LONGEST_LINE:
+        line = f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
+    print(f"error: {line or type(error).__name__}", file=sys.stderr)

@@ -79,6 +79,8 @@ class Arguments:
     surface; white to red at 10 mm, green from 20 mm on, blue: left out) and a picture (vis_024.png)."""
     output: Path | None = None
     """JSON file for the results."""
+    allow_outside: bool = False
+    """Reads files outside of a scene's folder where links in it lead there."""
 
 
 def main(arguments: Arguments) -> None:
@@ -105,7 +107,8 @@ def main(arguments: Arguments) -> None:
 
     results: list[ChamferResult] = []
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    errors = Console(stderr=True)
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
         total = len(surfaces) * (NUM_STAGES + 2 + (arguments.cull != "none") + (arguments.visualize is not None))
         task = progress.add_task("", total=total, completed=-1)
         for scan, path in surfaces.items():
@@ -194,6 +197,7 @@ def _read_mesh(
         "world",
         data=arguments.data if arguments.all is None else None,
         device=arguments.device,
+        allow_outside=arguments.allow_outside,
         progress=lambda done, of: show_share("extracting the surface", done, of),
     )
 
@@ -232,7 +236,7 @@ def _clean(
 
     show("cleaning")
     folder = _scene(arguments, scan)
-    scene = read_scene(folder)
+    scene = read_scene(folder, allow_outside=arguments.allow_outside)
     cleaned = clean_mesh(mesh, scene, arguments.cull, lambda done, of: show_share("cleaning", done, of))
     size = len(kernel(arguments.cull, scene.width))
     return cleaned, {"data": str(folder.resolve()), "width": scene.width, "kernel_size": size}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from eval.errors import EvaluationError, first_line
+from eval.errors import EvaluationError
 
 if TYPE_CHECKING:
     import trimesh
@@ -167,29 +167,18 @@ def _scans_there(dataset_dir: Path) -> str:
 
 
 def _load(path: Path) -> Any:
-    import trimesh
+    from crossnorm_ns.reading import FileError, read_mesh
 
-    if not path.is_file():
-        raise EvaluationError(f"There is no file {path}.")
-    if path.suffix.lower() not in FORMATS:
-        raise EvaluationError(f"{path} is neither .ply nor .obj: convert it.")
     try:
-        loaded = trimesh.load(path, process=False)
-    except Exception as error:  # trimesh has no class of its own for files that it cannot read
-        raise EvaluationError(f"{path} cannot be read ({first_line(error)}): write or copy it again.") from error
-    return loaded.to_mesh() if isinstance(loaded, trimesh.Scene) and loaded.geometry else loaded
+        return read_mesh(path, FORMATS, process=False)
+    except FileError as error:
+        raise EvaluationError(str(error)) from error
 
 
 def _load_mat(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
+    from crossnorm_ns.reading import FileError, read_mat
 
     try:
-        contents = loadmat(path)
-    except (ValueError, TypeError, KeyError, IndexError, NotImplementedError, MatReadError, OSError) as error:
-        raise EvaluationError(f"{path} cannot be read as a .mat file ({first_line(error)}): copy it again.") from error
-    missing = [key for key in keys if key not in contents]
-    if missing:
-        there = ", ".join(key for key in contents if not key.startswith("__")) or "nothing"
-        raise EvaluationError(f"{path} lacks {' and '.join(missing)}, and holds {there}: is it DTU's own file?")
-    return contents
+        return read_mat(path, keys)
+    except FileError as error:
+        raise EvaluationError(str(error)) from error

@@ -54,6 +54,8 @@ class Arguments:
     """Where to evaluate the network (cpu, cuda, cuda:1, ...). By default the GPU if there is one."""
     block_size: int = 16_384
     """Points evaluated at a time: less takes less memory, for the same mesh."""
+    allow_outside: bool = False
+    """Reads files outside of the scene's folder where links in it lead there."""
 
 
 def main(arguments: Arguments) -> None:
@@ -83,6 +85,7 @@ def main(arguments: Arguments) -> None:
             data=arguments.data,
             device=arguments.device,
             block_size=arguments.block_size,
+            allow_outside=arguments.allow_outside,
             progress=progress,
         )
     contents: Any = mesh.export(file_type=file_type)  # PLY as bytes, OBJ as text
@@ -107,6 +110,7 @@ def extract_run_mesh(
     data: Path | None = None,
     device: str | None = None,
     block_size: int = 16_384,
+    allow_outside: bool = False,
     progress: Progress | None = None,
 ) -> Trimesh:
     """The zero level set of a run's signed distance, within 1.01 times the box of the unit sphere.
@@ -120,6 +124,7 @@ def extract_run_mesh(
         data: Scene folder instead of the one in the file.
         device: Where to evaluate the network; none takes a GPU where there is one.
         block_size: Points evaluated at a time.
+        allow_outside: Reads files outside of the scene's folder where links in it lead there.
         progress: Told the number of grid points done and of all, after each block.
 
     Returns:
@@ -135,7 +140,7 @@ def extract_run_mesh(
     from crossnorm_ns.functional.marching_cubes import extract_surface
     from eval.runs import load_run
 
-    run = load_run(config_path, data, device, load_images=False)
+    run = load_run(config_path, data, device, load_images=False, allow_outside=allow_outside)
     field = getattr(run.pipeline.model, "field", None)
     if not isinstance(field, SDFField):
         raise EvaluationError(

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from crossnorm_ns.data.blender_scene import composite_on_white
+from crossnorm_ns.reading import FileError, check_picture, read_picture
 from eval.errors import EvaluationError
 from eval.files import write_atomically
 
@@ -83,11 +84,9 @@ def check_renders(files: Iterable[Path], width: int, height: int) -> None:
     """
     for file in files:
         try:
-            with Image.open(file) as image:
-                size, mode = image.size, image.mode
-                image.verify()
-        except (OSError, SyntaxError) as error:
-            raise EvaluationError(f"{file} cannot be read as a picture ({error}): render it again.") from error
+            size, mode = check_picture(file)
+        except FileError as error:
+            raise EvaluationError(str(error)) from error
         if mode not in ("RGB", "RGBA", "P"):
             raise EvaluationError(f"{file} is not a colour picture (mode {mode}): give RGB or RGBA renders.")
         if size not in ((width, height), (2 * width, height)):
@@ -103,6 +102,10 @@ def load_render(file: Path) -> Float[np.ndarray, "height width 3"]:
     Raises:
         EvaluationError: the file is damaged or no colour picture.
     """
+    try:
+        read_picture(file)  # OpenCV, which reads 16 bits of colour, tells of damage on standard error alone
+    except FileError as error:
+        raise EvaluationError(str(error)) from error
     picture = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
     if picture is None:
         raise EvaluationError(f"{file} cannot be read as a picture: it may be truncated, render it again.")

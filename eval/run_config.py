@@ -39,6 +39,9 @@ ALLOWED_MODULES = (
 )
 """Modules (and those below them) whose classes a configuration may name."""
 
+REFUSED_MODULES = ("nerfstudio.data.dataparsers.minimal_dataparser",)
+"""Modules among these whose classes unpickle the data that they read."""
+
 MODULES_OF_FUNCTIONS = ("crossnorm_ns", "method_configs", "nerfstudio.data")
 """Modules (and those below them) whose functions a configuration may name: collate functions of data managers."""
 
@@ -90,6 +93,8 @@ def _find(name: str, node: yaml.Node) -> Any:
             f"refused to load {name!r}: it is none of the classes that runs of nerfstudio and crossnorm-ns consist of. "
             "If the file is a run of another plug-in, render it with ns-render and evaluate the pictures (--renders).",
         )
+    if _is_below(module_name, REFUSED_MODULES):
+        raise _refuse(node, f"refused to load {name!r}: its data may hold code, which it runs.")
     try:
         found = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:

@@ -1,13 +1,12 @@
 """Loading a finished nerfstudio run, from any working directory and without running code from its files."""
 
-import pickle
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 
+from crossnorm_ns.engine.checkpoints import read_checkpoint
 from eval.errors import EvaluationError, first_line
 from eval.run_config import read_config
 
@@ -49,16 +48,12 @@ def load_run(
     Raises:
         EvaluationError: the file is no run's configuration, its data or checkpoint is missing or unreadable, or
             does not fit.
+        DataError: the checkpoint cannot be read, or the data cannot be used.
     """
-    config = read_config(config_path)
-    from nerfstudio.engine.trainer import TrainerConfig  # noqa: PLC0415 (slow to import)
-
-    if not isinstance(config, TrainerConfig):
-        raise EvaluationError(f"{config_path} holds a {type(config).__name__}, not a run: give a run's config.yml.")
-    _set_data(config, config_path.resolve(), data, allow_outside)
+    config = read_run_config(config_path, data, allow_outside)
     config.load_dir = config_path.resolve().parent / config.relative_model_dir
     checkpoint_path = _latest_checkpoint(config.load_dir)
-    checkpoint = _load_checkpoint(checkpoint_path)
+    checkpoint = read_checkpoint(checkpoint_path)
     device = _choose_device(device)
     try:
         pipeline = config.pipeline.setup(device=device, test_mode="test" if load_images else "inference")
@@ -73,6 +68,21 @@ def load_run(
         ) from error
     pipeline.eval()
     return Run(config, pipeline, checkpoint_path, checkpoint["step"])
+
+
+def read_run_config(config_path: Path, data: Path | None = None, allow_outside: bool = False) -> "TrainerConfig":
+    """The configuration of a run, with its data where it is now; see `load_run`.
+
+    Raises:
+        EvaluationError: the file is no run's configuration, or its data is missing.
+    """
+    config = read_config(config_path)
+    from nerfstudio.engine.trainer import TrainerConfig  # noqa: PLC0415 (slow to import)
+
+    if not isinstance(config, TrainerConfig):
+        raise EvaluationError(f"{config_path} holds a {type(config).__name__}, not a run: give a run's config.yml.")
+    _set_data(config, config_path.resolve(), data, allow_outside)
+    return config
 
 
 def _set_data(config: "TrainerConfig", config_path: Path, data: Path | None, allow_outside: bool) -> None:
@@ -121,29 +131,6 @@ def _latest_checkpoint(folder: Path) -> Path:
     if not steps:
         raise EvaluationError(f"No checkpoint (step-*.ckpt) in {folder}: has the training saved one yet?")
     return steps[max(steps)]
-
-
-def _load_checkpoint(path: Path) -> dict[str, Any]:
-    try:
-        with torch.serialization.safe_globals(_scalars_of_numpy()):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise EvaluationError(
-            f"{path} holds more than tensors and numbers, so it is not loaded ({first_line(error)}): "
-            "render the run with ns-render and give --renders."
-        ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise EvaluationError(f"{path} cannot be read ({first_line(error)}): copy it again.") from error
-    if not isinstance(checkpoint, dict) or not {"pipeline", "step"} <= checkpoint.keys():
-        raise EvaluationError(f"{path} is no checkpoint of a nerfstudio run: it lacks the keys pipeline and step.")
-    return checkpoint
-
-
-def _scalars_of_numpy() -> list[Any]:
-    """What torch needs to load numbers of numpy, which nerfstudio's schedulers leave in the states of optimizers."""
-    rebuild, (dtype, _) = np.float64(0).__reduce__()
-    modules = ("numpy.core.multiarray", "numpy._core.multiarray")  # before numpy 2, and since
-    return [np.dtype, type(dtype), *((rebuild, f"{module}.scalar") for module in modules)]
 
 
 def _choose_device(device: str | None) -> str:

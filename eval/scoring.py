@@ -30,7 +30,9 @@ def evaluate(
     subject = views.subject
     images: list[ImageResult] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[mean]}"), console=Console(stderr=True)) as progress:
+    errors = Console(stderr=True)
+    columns = (*columns, TextColumn("{task.fields[mean]}"))
+    with Progress(*columns, console=errors, disable=not errors.is_terminal) as progress:
         task = progress.add_task(f"Evaluating {subject.scene.name}", total=len(subject.indices), mean="")
         for view in views.frames:
             scores = _score(view, PROTOCOLS[protocol])

@@ -12,7 +12,7 @@ from eval.errors import EvaluationError
 from eval.protocols import Image
 from eval.renders import check_renders, load_render, match_renders, without_truth
 from eval.results import Subject
-from eval.runs import load_run
+from eval.runs import load_run, read_run_config
 
 
 class View(NamedTuple):
@@ -90,12 +90,14 @@ def views_of_run(
         EvaluationError: the run cannot be loaded, or its test images are not those of a Blender scene.
         DataError: the scene cannot be read.
     """
-    run = load_run(config_path, data, device, allow_outside=allow_outside)
-    dataset: Any = run.pipeline.datamanager.eval_dataset
-    datamanager: Any = run.config.pipeline.datamanager
+    datamanager: Any = read_run_config(config_path, data, allow_outside).pipeline.datamanager
     parser = datamanager.dataparser
     scene, downscale_factor = Path(parser.data), int(getattr(parser, "downscale_factor", None) or 1)
+    # before the run's own dataparser reads the pictures, wherever they are
+    read_split(scene, "train", downscale_factor, allow_outside)
     split = read_split(scene, "test", downscale_factor, allow_outside)
+    run = load_run(config_path, data, device, allow_outside=allow_outside)
+    dataset: Any = run.pipeline.datamanager.eval_dataset
     cameras = dataset.cameras
     if [path.resolve() for path in dataset.image_filenames] != [path.resolve() for path in split.image_paths]:
         raise EvaluationError(f"{config_path}: its test images are not those of transforms_test.json in {scene}.")

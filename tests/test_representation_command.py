@@ -95,7 +95,7 @@ def test_a_time_budget_and_then_the_rest(inputs, capsys):
 
 
 WRONG = {
-    "is not an image": ["image", "--image", "text.png"],
+    "cannot be read as a picture": ["image", "--image", "text.png"],
     "there is no file": ["image", "--image", "missing.png"],
     "has no faces": ["shape", "--shape", "empty.ply"],
     "is not closed": ["shape", "--shape", "open.ply"],

@@ -17,6 +17,7 @@ from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.models.vanilla_nerf import NeRFModel, VanillaModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 
+from crossnorm_ns.data.errors import DataError
 from eval.errors import EvaluationError
 from eval.renders import save_render
 from eval.run_config import read_config
@@ -151,7 +152,7 @@ def test_checkpoint_cannot_run_code(trained, tmp_path: Path) -> None:
     witness = tmp_path / "witness"
     path = trained[0].parent / "nerfstudio_models" / "step-000000020.ckpt"
     torch.save({"step": 20, "pipeline": {}, "scheduler": Intruder(witness)}, path)
-    with pytest.raises(EvaluationError, match=r"step-000000020\.ckpt holds more than tensors"):
+    with pytest.raises(DataError, match=r"step-000000020\.ckpt holds more than tensors"):
         load_run(trained[0], device="cpu")
     assert not witness.exists()
 
@@ -169,7 +170,7 @@ def test_numbers_of_numpy_in_the_state_of_a_scheduler_are_read(trained) -> None:
 def test_truncated_checkpoint_is_refused(trained, keep: int) -> None:
     path = trained[0].parent / "nerfstudio_models" / "step-000000012.ckpt"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(EvaluationError, match=r"step-000000012\.ckpt"):
+    with pytest.raises(DataError, match=r"step-000000012\.ckpt"):
         load_run(trained[0], device="cpu")
 
 

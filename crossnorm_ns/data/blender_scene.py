@@ -15,10 +15,9 @@ from typing import Any
 import cv2
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
 
 from crossnorm_ns.data.errors import DataError
-from crossnorm_ns.data.pictures import downscaled_size, size_and_mode, unreadable
+from crossnorm_ns.data.pictures import check_inside, decoded, downscaled_size, size_and_mode
 
 RIGID_TOLERANCE = 1e-3
 """Largest error of R^T R - 1 that still counts as a rotation: float32 exports stay below 1e-6."""
@@ -120,12 +119,9 @@ def load_image(path: Path, downscale_factor: int = 1) -> Float[np.ndarray, "heig
     Raises:
         DataError: the picture is unreadable, has no alpha channel or a size that the factor does not divide.
     """
-    try:
-        with Image.open(path) as image:
-            _check_mode(str(path), image.mode)
-            rgba = np.asarray(image, dtype=np.float32) / np.float32(255)
-    except (OSError, SyntaxError) as error:
-        raise unreadable(str(path), error) from error
+    image = decoded(path)
+    _check_mode(str(path), image.mode)
+    rgba = np.asarray(image, dtype=np.float32) / np.float32(255)
     height, width = rgba.shape[:2]
     size = downscaled_size(str(path), (width, height), downscale_factor)
     if downscale_factor == 1:
@@ -171,20 +167,13 @@ def _image_path(scene: Path, path: Path, index: int, frame: Any, allow_outside: 
     file_path = frame.get("file_path") if isinstance(frame, dict) else None
     if not isinstance(file_path, str) or not file_path:
         raise DataError(f"{path}, frame {index}: no file_path. Each frame must name its picture, as './train/r_0'.")
-    place = os.path.normpath(file_path)
-    if not allow_outside and (os.path.isabs(place) or place.split(os.sep)[0] == os.pardir):
-        raise DataError(
-            f"{path}, frame {index}: its picture {file_path} lies outside of the scene's folder: copy it there, or "
-            "allow it with --allow-outside if you trust the file."
-        )
-    image_path = scene / file_path
-    if image_path.suffix.lower() != ".png":
-        image_path = image_path.with_name(image_path.name + ".png")
-    if not image_path.is_file():
+    image_path = scene / (file_path if file_path.lower().endswith(".png") else f"{file_path}.png")
+    if not os.path.isfile(image_path):  # Path.is_file raises on names that no file system has
         raise DataError(
             f"{path}, frame {index} ({file_path}): there is no file {image_path}. "
             "Copy the scene again, or remove the frame from the json file."
         )
+    check_inside(scene, image_path, f"{path}, frame {index}: its picture {file_path}", allow_outside)
     return image_path
 
 

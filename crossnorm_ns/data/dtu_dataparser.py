@@ -36,13 +36,16 @@ class DTUCNDataParserConfig(DataParserConfig):
     eval_interval: int = 8
     """With eval_mode interval: every how many views one is held out."""
 
+    allow_outside: bool = False
+    """Reads pictures, masks and cameras outside of the scene's folder where links in it lead there."""
+
     def check_data(self) -> None:
         """Checks everything that training and evaluation will read, before anything is written.
 
         Raises:
             DataError: names the file and the view, and says what to do.
         """
-        views = read_scene(self.data, whole_number(self.downscale_factor))
+        views = read_scene(self.data, whole_number(self.downscale_factor), self.allow_outside)
         for split in ("train", "test"):
             split_views(self, views, split)
 
@@ -63,7 +66,7 @@ class DTUCNDataParser(DataParser):
         p_unit = scale * (transform @ p_world); `metadata["scale_mat"]`, (4, 4) float64, is the way back.
         """
         factor = whole_number(self.config.downscale_factor)
-        scene = read_scene(self.config.data, factor)
+        scene = read_scene(self.config.data, factor, self.config.allow_outside)
         views = split_views(self.config, scene, split)
         if split != "train" and self.config.eval_mode == "all":
             CONSOLE.print(

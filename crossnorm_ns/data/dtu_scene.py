@@ -6,8 +6,6 @@ in the order of their names, as in Totoro97/NeuS (`models/dataset.py`), but valu
 """
 
 import re
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,11 +14,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 from jaxtyping import Float
-from numpy.lib.npyio import NpzFile
-from PIL import Image
 
 from crossnorm_ns.data.errors import DataError
-from crossnorm_ns.data.pictures import downscaled_size, size_and_mode, unreadable
+from crossnorm_ns.data.pictures import check_inside, decoded, downscaled_size, size_and_mode
+from crossnorm_ns.reading import FileError, read_arrays
 
 CAMERA_FILE = "cameras_sphere.npz"
 SKEW_TOLERANCE = 0.1
@@ -54,7 +51,7 @@ class DTUScene:
     """Height of the pictures in pixels, after downscaling."""
 
 
-def read_scene(folder: Path, downscale_factor: int = 1) -> DTUScene:
+def read_scene(folder: Path, downscale_factor: int = 1, allow_outside: bool = False) -> DTUScene:
     """Reads the cameras and checks all that training and evaluation will read.
 
     Pictures are checked by their checksums and sizes; masks are decoded, since an empty one must show.
@@ -62,11 +59,14 @@ def read_scene(folder: Path, downscale_factor: int = 1) -> DTUScene:
     Args:
         folder: Folder with `image`, `mask` and `cameras_sphere.npz`.
         downscale_factor: How many times smaller pictures and masks become, a divisor of their size.
+        allow_outside: Reads files outside of the scene's folder where links in it lead there.
 
     Raises:
         DataError: something is missing, left over, unreadable or inconsistent.
     """
     image_paths, mask_paths = _views(folder)
+    for path in (folder / CAMERA_FILE, *image_paths, *mask_paths):
+        check_inside(folder, path, str(path), allow_outside)
     size = _common_size((*image_paths, *mask_paths))
     width, height = downscaled_size(str(image_paths[0]), size, downscale_factor)
     for mask_path in mask_paths:
@@ -130,12 +130,9 @@ def read_scale_mat(cameras: Path) -> Float[np.ndarray, "4 4"]:
 
 
 def _load(path: Path, mode: str, downscale_factor: int) -> Float[np.ndarray, "..."]:
-    try:
-        with Image.open(path) as image:
-            _check_mode(path, image.mode)
-            pixels = np.asarray(image.convert(mode), dtype=np.float32) / np.float32(255)
-    except (OSError, SyntaxError) as error:
-        raise unreadable(str(path), error) from error
+    image = decoded(path)
+    _check_mode(path, image.mode)
+    pixels = np.asarray(image.convert(mode), dtype=np.float32) / np.float32(255)
     height, width = pixels.shape[:2]
     size = downscaled_size(str(path), (width, height), downscale_factor)
     if downscale_factor == 1:
@@ -266,16 +263,12 @@ def _similarity(path: Path, scale_mat: Float[np.ndarray, "4 4"]) -> Float[np.nda
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, NpzFile):
-            raise ValueError("it holds a single array")
-        with archive as arrays:
-            return {key: arrays[key] for key in arrays.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(
-            f"{path} cannot be read as an npz file of plain arrays ({error}): copy it again, or save the matrices "
-            "as float arrays."
-        ) from error
+        arrays = read_arrays(path)
+    except FileError as error:
+        raise DataError(f"{error}: copy it again, or save the matrices as float arrays.") from error
+    if not isinstance(arrays, dict):
+        raise DataError(f"{path} cannot be read as an npz file of plain arrays: it holds a single array.")
+    return arrays
 
 
 def _matrix(path: Path, arrays: dict[str, np.ndarray], key: str) -> Float[np.ndarray, "4 4"]:

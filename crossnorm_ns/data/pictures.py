@@ -5,6 +5,7 @@ from pathlib import Path
 from PIL import Image
 
 from crossnorm_ns.data.errors import DataError
+from crossnorm_ns.reading import FileError, check_picture, read_picture
 
 
 def size_and_mode(path: Path, where: str) -> tuple[tuple[int, int], str]:
@@ -18,17 +19,39 @@ def size_and_mode(path: Path, where: str) -> tuple[tuple[int, int], str]:
         DataError: it cannot be read.
     """
     try:
-        with Image.open(path) as image:
-            size, mode = image.size, image.mode
-            image.verify()
-    except (OSError, SyntaxError) as error:
-        raise unreadable(where, error) from error
-    return size, mode
+        return check_picture(path)
+    except FileError as error:
+        raise DataError(_named(where, path, error)) from error
 
 
-def unreadable(where: str, error: Exception) -> DataError:
-    """What to raise for a picture that cannot be read."""
-    return DataError(f"{where} cannot be read as a picture ({error}): it may be truncated, copy it again.")
+def decoded(path: Path) -> Image.Image:
+    """A picture.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return read_picture(path)
+    except FileError as error:
+        raise DataError(str(error)) from error
+
+
+def check_inside(scene: Path, path: Path, where: str, allow_outside: bool) -> None:
+    """Refuses a file that lies outside of the scene's folder, by its name or through a link.
+
+    Raises:
+        DataError: it does, and `allow_outside` is not set.
+    """
+    if not allow_outside and not path.resolve().is_relative_to(scene.resolve()):
+        raise DataError(
+            f"{where} lies outside of the scene's folder: copy it there, or allow it with --allow-outside if you trust "
+            "the scene."
+        )
+
+
+def _named(where: str, path: Path, error: FileError) -> str:
+    """The error with the longer name of what was read."""
+    return str(error).replace(str(path), where, 1)
 
 
 def downscaled_size(where: str, size: tuple[int, int], factor: int) -> tuple[int, int]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from crossnorm_ns.data.errors import DataError
 from crossnorm_ns.files import atomic_file
+from crossnorm_ns.reading import first_line
 
 
 def save_atomically(content: dict[str, Any], path: Path) -> None:
@@ -40,6 +43,36 @@ def prune_others(path: Path) -> None:
     for other in path.parent.glob("*.ckpt"):
         if other != path:
             other.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of nerfstudio's trainer or of ours, without running code from the file.
+
+    Raises:
+        DataError: it is not there, is damaged, holds more than tensors and plain values, or is no such checkpoint.
+    """
+    try:
+        with torch.serialization.safe_globals(_scalars_of_numpy()):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise DataError(
+            f"{path} holds more than tensors and numbers, so it is not loaded ({first_line(error)}): "
+            "render the run with ns-render, where you trust the file, and give --renders."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} cannot be read as a checkpoint ({first_line(error)}): copy it again.") from error
+    if not isinstance(content, dict) or not {"pipeline", "step"} <= content.keys():
+        raise DataError(f"{path} is no checkpoint of a nerfstudio run: it lacks the keys pipeline and step.")
+    if type(content["step"]) is not int or content["step"] < 0 or not isinstance(content["pipeline"], dict):
+        raise DataError(f"{path} is no checkpoint of a nerfstudio run: its step or its weights are of another kind.")
+    return content
+
+
+def _scalars_of_numpy() -> list[Any]:
+    """What torch needs to load numbers of numpy, which nerfstudio's schedulers leave in the states of optimizers."""
+    rebuild, (dtype, _) = np.float64(0).__reduce__()
+    modules = ("numpy.core.multiarray", "numpy._core.multiarray")  # before numpy 2, and since
+    return [np.dtype, type(dtype), *((rebuild, f"{module}.scalar") for module in modules)]
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

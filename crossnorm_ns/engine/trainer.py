@@ -17,8 +17,9 @@ from nerfstudio.utils import comms
 from nerfstudio.utils.misc import step_check
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from crossnorm_ns.command import errors_in_one_line, print_error
 from crossnorm_ns.data.errors import DataError
-from crossnorm_ns.engine.checkpoints import latest_checkpoint, prune_others, save_atomically
+from crossnorm_ns.engine.checkpoints import latest_checkpoint, prune_others, read_checkpoint, save_atomically
 from crossnorm_ns.engine.processes import LostProcessError, gathered, largest, lost_processes_named, set_timeout
 from crossnorm_ns.engine.random_state import capture_random_state, preserved_random_state, restore_random_state
 from crossnorm_ns.finite import NonFiniteError, first_non_finite, numbers_of_step
@@ -37,18 +38,32 @@ class CrossNormTrainerConfig(TrainerConfig):
     """Seconds that each of several processes waits for the others before it gives them up and ends the training."""
 
     def save_config(self) -> None:
-        """Checks the data, then writes config.yml: a run that cannot start leaves nothing behind."""
+        """Checks data and checkpoint, then writes config.yml: a run that cannot start leaves nothing behind."""
         datamanager = self.pipeline.datamanager
         parser: Any = getattr(datamanager, "dataparser", None)
-        if hasattr(parser, "check_data"):
-            if datamanager.data is not None:
-                parser.data = datamanager.data
-            try:
+        with errors_in_one_line(DataError):
+            if hasattr(parser, "check_data"):
+                if datamanager.data is not None:
+                    parser.data = datamanager.data
                 parser.check_data()
-            except DataError as error:
-                print(f"error: {error}", file=sys.stderr)
-                sys.exit(2)
+            if (checkpoint := self.checkpoint_to_load()) is not None:
+                read_checkpoint(checkpoint)
         super().save_config()
+
+    def checkpoint_to_load(self) -> Path | None:
+        """The checkpoint that a run goes on from, as nerfstudio chooses it; None for a new run.
+
+        Raises:
+            DataError: load_dir has none.
+        """
+        if self.load_dir is None:
+            return self.load_checkpoint
+        if self.load_step is not None:
+            return self.load_dir / f"step-{self.load_step:09d}.ckpt"
+        latest = latest_checkpoint(self.load_dir)
+        if latest is None:
+            raise DataError(f"--load-dir {self.load_dir} has no checkpoint (step-*.ckpt): give its nerfstudio_models.")
+        return latest
 
 
 class CrossNormTrainer(Trainer):
@@ -117,7 +132,7 @@ class CrossNormTrainer(Trainer):
             CONSOLE.print(f"{stop}, saved after step {self.step}: resume with --load-dir {self.checkpoint_dir}.")
             sys.exit(stop.status)
         except NonFiniteError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print_error(error)
             sys.exit(1)
         finally:
             self.config.max_num_iterations = total
@@ -204,10 +219,7 @@ class CrossNormTrainer(Trainer):
             prune_others(path)
 
     def _load_checkpoint(self) -> None:
+        path = self.config.checkpoint_to_load()
+        if path is not None:  # before nerfstudio's own reading, whose safety is up to the environment
+            self._random_states = read_checkpoint(path).get("random_states", [])
         super()._load_checkpoint()
-        path = self.config.load_checkpoint
-        if path is None and self.config.load_dir is not None:
-            path = self.config.load_dir / f"step-{self._start_step - 1:09d}.ckpt"
-        if path is not None:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            self._random_states = content.get("random_states", [])

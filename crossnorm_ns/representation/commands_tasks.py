@@ -146,7 +146,7 @@ class ShapeCommand(TaskCommand):
     task: ClassVar[TaskName] = "shape"
 
     shape: _Input
-    """A closed mesh (any format that trimesh reads), or a voxel grid (.npz, .npy)."""
+    """A closed mesh (.ply, .obj, .stl, .off, .glb), or a voxel grid (.npz, .npy)."""
     resolution: int | None = None
     """Voxels along each axis. By default the preset's: 64, or a grid's own and 512 for a mesh."""
     batch_size: int | None = None

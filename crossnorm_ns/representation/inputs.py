@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from crossnorm_ns.reading import FileError, read_arrays, read_picture
 from crossnorm_ns.representation.errors import RepresentationError
 
 
@@ -159,16 +160,12 @@ def read_occupancy_grid(path: Path) -> Bool[np.ndarray, "x y z"]:
 
 
 def _open_image(path: Path):
-    from PIL import Image, UnidentifiedImageError
-
     if not path.is_file():
         raise RepresentationError(f"there is no file {path}")
     try:
-        picture = Image.open(path)
-        picture.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise RepresentationError(f"{path} is not an image, or a damaged one: {error}") from error
-    return picture
+        return read_picture(path)
+    except FileError as error:
+        raise RepresentationError(str(error)) from error
 
 
 def _average(image: Float[Tensor, "channels _ _"], height: int, width: int) -> Float[Tensor, "channels height width"]:
@@ -183,19 +180,15 @@ def _read_arrays(path: Path, name: str, *others: str) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise RepresentationError(f"there is no file {path}")
     try:
-        content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            return {name: content}
-        with content as arrays:
-            key = name if name in arrays or len(arrays.files) != 1 else arrays.files[0]
-            if key not in arrays:
-                raise RepresentationError(f"{path} holds the arrays {arrays.files}: none of them is called {name!r}")
-            return {name: arrays[key], **{other: arrays[other] for other in others if other in arrays}}
-    except RepresentationError:
-        raise
-    except Exception as error:  # damaged files make numpy and the readers below it raise all sorts
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise RepresentationError(f"{path} cannot be read as .npy or .npz: {reason}") from error
+        arrays = read_arrays(path)
+    except FileError as error:
+        raise RepresentationError(str(error)) from error
+    if isinstance(arrays, np.ndarray):
+        return {name: arrays}
+    key = name if name in arrays or len(arrays) != 1 else next(iter(arrays))
+    if key not in arrays:
+        raise RepresentationError(f"{path} holds the arrays {list(arrays)}: none of them is called {name!r}")
+    return {name: arrays[key], **{other: arrays[other] for other in others if other in arrays}}
 
 
 def _times(size: tuple[int, ...]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
+from crossnorm_ns.reading import FileError, read_mesh
 from crossnorm_ns.representation.errors import RepresentationError
 
 MARGIN = 1.05
@@ -20,7 +21,7 @@ def mesh_occupancy(path: Path, resolution: int) -> Bool[np.ndarray, "x y z"]:
     the majority of the three axes, so that a beam through an edge of the mesh does no harm.
 
     Args:
-        path: any mesh that trimesh reads.
+        path: a mesh in a file of one of `MESH_FORMATS`.
         resolution: grid points along each axis.
 
     Raises:
@@ -44,12 +45,10 @@ def mesh_occupancy(path: Path, resolution: int) -> Bool[np.ndarray, "x y z"]:
 def _read_closed_mesh(path: Path):
     import trimesh
 
-    if not path.is_file():
-        raise RepresentationError(f"there is no file {path}")
     try:
-        mesh = trimesh.load(path, force="mesh")
-    except Exception as error:  # trimesh's readers raise whatever their parsers do
-        raise RepresentationError(f"{path} cannot be read as a mesh: {error}") from error
+        mesh = read_mesh(path)
+    except FileError as error:
+        raise RepresentationError(str(error)) from error
     if not isinstance(mesh, trimesh.Trimesh) or len(mesh.faces) == 0:
         raise RepresentationError(f"{path} has no faces")
     if not np.isfinite(mesh.vertices).all():

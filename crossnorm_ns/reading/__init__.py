@@ -1,0 +1,20 @@
+"""Reading files of unknown origin: nothing in them is run, and sizes are checked before memory is taken for them."""
+
+from crossnorm_ns.reading.arrays import read_arrays
+from crossnorm_ns.reading.errors import MOST_BYTES, FileError, first_line
+from crossnorm_ns.reading.mat import read_mat
+from crossnorm_ns.reading.meshes import MESH_FORMATS, read_mesh
+from crossnorm_ns.reading.pictures import MOST_PIXELS, check_picture, read_picture
+
+__all__ = [
+    "MESH_FORMATS",
+    "MOST_BYTES",
+    "MOST_PIXELS",
+    "FileError",
+    "check_picture",
+    "first_line",
+    "read_arrays",
+    "read_mat",
+    "read_mesh",
+    "read_picture",
+]

@@ -1,0 +1,59 @@
+"""Files of pictures."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from PIL import Image
+
+from crossnorm_ns.reading.errors import FileError, first_line
+
+MOST_PIXELS = 2**25
+"""Of one picture: 8192 x 4096."""
+PICTURE_FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "PPM")
+"""As Pillow calls them: what is decoded within Pillow, without other programs."""
+
+
+def check_picture(path: Path) -> tuple[tuple[int, int], str]:
+    """Width and height in pixels and Pillow's mode of a picture, from its header and checksums.
+
+    Raises:
+        FileError: it cannot be read, or has more than `MOST_PIXELS`.
+    """
+    try:
+        with _open(path) as picture:
+            size, mode = picture.size, picture.mode
+            picture.verify()
+    except Exception as error:  # damaged files make Pillow's readers raise all sorts
+        raise _unreadable(path, error) from error
+    return size, mode
+
+
+def read_picture(path: Path) -> Image.Image:
+    """A picture, decoded.
+
+    Raises:
+        FileError: it cannot be read, or has more than `MOST_PIXELS`.
+    """
+    try:
+        with _open(path) as picture:
+            picture.load()
+            return picture
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
+def _open(path: Path) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
+        picture = Image.open(path, formats=PICTURE_FORMATS)
+    width, height = picture.size
+    if width * height > MOST_PIXELS:
+        picture.close()
+        raise ValueError(f"{width}x{height} pixels, but at most {MOST_PIXELS:,} are read")
+    return picture
+
+
+def _unreadable(path: Path, error: Exception) -> FileError:
+    return FileError(f"{path} cannot be read as a picture ({first_line(error)}): it may be damaged, copy it again.")

@@ -1,0 +1,241 @@
+"""Files that somebody else wrote: no command of ours runs what is in them, or reads what they name elsewhere."""
+
+import importlib
+import inspect
+import os
+import pickle
+import pkgutil
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nerfstudio
+import numpy as np
+import pytest
+import torch
+from chamfer_files import write_reference
+from dtu_scans import write_scan
+from eval_files import write_scene
+from PIL import Image
+
+import eval.blender
+import eval.dtu_chamfer
+import eval.extract_mesh
+import method_configs.elsewhere
+import method_configs.mipnerf
+import method_configs.neus
+from crossnorm_ns.data.dtu_dataparser import DTUCNDataParserConfig
+from crossnorm_ns.data.dtu_scene import read_scene
+from crossnorm_ns.data.errors import DataError
+from crossnorm_ns.engine.trainer import CrossNormTrainerConfig
+from crossnorm_ns.reading import FileError, read_arrays, read_mesh
+from crossnorm_ns.representation.command import main as crossnorm
+from eval.errors import EvaluationError
+from eval.run_config import ALLOWED_MODULES, REFUSED_MODULES, read_config
+
+METHODS = [
+    specification.config
+    for module in (method_configs.elsewhere, method_configs.mipnerf, method_configs.neus)
+    for specification in vars(module).values()
+    if type(specification).__name__ == "MethodSpecification"
+]
+
+
+class Intruder:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, witness: Path):
+        self.witness = witness
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (f"touch {self.witness}",)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The config.yml of a surface run with an untrained checkpoint, in a folder that has all that commands want."""
+    monkeypatch.chdir(tmp_path)
+    write_scan(tmp_path / "scene")
+    write_reference(tmp_path / "dtu")
+    config = method_configs.neus.tiny_config("neus-cn-tiny", "cn", steps=1)
+    config.data = config.pipeline.datamanager.data = tmp_path / "scene"
+    config.output_dir, config.experiment_name, config.timestamp = tmp_path / "outputs", "dtu_scan24", "now"
+    config.save_config()
+    config.get_checkpoint_dir().mkdir()
+    save(config, {"step": 1, "pipeline": {}})
+    return config.get_base_dir() / "config.yml"
+
+
+def save(config: CrossNormTrainerConfig, content: dict[str, Any]) -> Path:
+    path = config.get_checkpoint_dir() / "step-000000001.ckpt"
+    torch.save(content, path)
+    return path
+
+
+COMMANDS: dict[str, tuple[Callable[[], None], Callable[[Path], list[str]]]] = {
+    "blender": (eval.blender.run, lambda run: ["--load-config", str(run)]),
+    "extract_mesh": (eval.extract_mesh.run, lambda run: ["--load-config", str(run), "--output", "out.ply"]),
+    "dtu_chamfer": (
+        eval.dtu_chamfer.run,
+        lambda run: ["--load-config", str(run), "--dataset-dir", "dtu", "--scan", "24"],
+    ),
+    "dtu_chamfer of all": (eval.dtu_chamfer.run, lambda run: ["--all", "outputs", "--dataset-dir", "dtu"]),
+}
+"""Every command that reads runs, and its arguments for one."""
+
+
+def refusal(command: Callable[[], None], arguments: list[str], monkeypatch, capsys) -> str:
+    """The one line with which a command ends that refuses its input."""
+    monkeypatch.setattr(sys, "argv", ["command", *arguments])
+    with pytest.raises(SystemExit) as end:
+        command()
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1, error
+    return error
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("text", ["!!python/object/apply:os.system ['touch {}']", "!!python/name:os.system ''"])
+def test_no_command_runs_what_a_config_file_says(run: Path, name: str, text: str, monkeypatch, capsys) -> None:
+    witness = run.parent / "witness"
+    fields = run.read_text()
+    run.write_text(fields.replace("method_name: neus-cn-tiny", f"method_name: {text.format(witness)}", 1))
+    assert run.read_text() != fields
+    command, arguments = COMMANDS[name]
+    if name == "blender":
+        write_scene(Path("blender"))
+    assert "config.yml, line" in (error := refusal(command, arguments(run), monkeypatch, capsys)), error
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_command_runs_what_a_checkpoint_says(run: Path, name: str, monkeypatch, capsys, tmp_path) -> None:
+    """Not even where the environment asks torch to run such things, as users of nerfstudio are told to set it."""
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    witness, config = run.parent / "witness", read_config(run)
+    if name == "blender":
+        config = method_configs.mipnerf.tiny_config("mipnerf-cn-tiny", "cn", 1e-3)
+        config.data = config.pipeline.datamanager.data = write_scene(tmp_path / "blender")
+        config.output_dir, config.timestamp = tmp_path / "other", "now"
+        config.save_config()
+        config.get_checkpoint_dir().mkdir()
+        run = config.get_base_dir() / "config.yml"
+    intruder = Intruder(witness)
+    for content in ({"step": 1, "pipeline": {"weight": intruder}}, {"step": intruder, "pipeline": {}}):
+        path = save(config, content)
+        command, arguments = COMMANDS[name]
+        assert f"{path.name} holds more than tensors" in refusal(command, arguments(run), monkeypatch, capsys)
+        assert not witness.exists()
+    with path.open("rb") as file, pytest.raises(pickle.UnpicklingError):
+        torch.load(file, weights_only=True)
+    torch.load(path)  # the proof: under this setting torch itself runs it
+    assert witness.exists()
+
+
+def test_no_resumed_training_runs_what_a_checkpoint_says(run: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    witness, config = run.parent / "witness", read_config(run)
+    save(config, {"step": 1, "pipeline": {}, "optimizers": Intruder(witness)})
+    for loading in ({"load_dir": config.get_checkpoint_dir()}, {"load_checkpoint": next(run.parent.rglob("*.ckpt"))}):
+        again = read_config(run)
+        again.timestamp = "again"
+        for name, value in loading.items():
+            setattr(again, name, value)
+        with pytest.raises(SystemExit) as end:
+            again.save_config()  # what ns-train does first
+        assert end.value.code == 2 and "holds more than tensors" in capsys.readouterr().err
+        trainer = again.setup(local_rank=0, world_size=1)
+        with pytest.raises(DataError, match="holds more than tensors"):
+            trainer._load_checkpoint()
+        assert not witness.exists()
+    assert not (run.parents[1] / "again" / "config.yml").exists()
+
+
+def test_no_resumed_fit_runs_what_a_checkpoint_says(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    picture, witness, folder = tmp_path / "picture.png", tmp_path / "witness", tmp_path / "run"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(picture)
+    folder.mkdir()
+    torch.save({"state": Intruder(witness)}, folder / "checkpoint.pt")
+    arguments = ["image", "--image", str(picture), "--side", "16", "--steps", "1", "--output", str(folder), "--resume"]
+    assert "checkpoint.pt cannot be read" in refusal(lambda: crossnorm(arguments), [], monkeypatch, capsys)
+    assert not witness.exists()
+
+
+def test_arrays_of_objects_are_not_unpickled(tmp_path: Path) -> None:
+    witness = tmp_path / "witness"
+    objects = np.array([Intruder(witness)], dtype=object)
+    np.save(tmp_path / "a.npy", objects, allow_pickle=True)
+    np.savez(tmp_path / "b.npz", volume=objects)
+    (tmp_path / "c.npy").write_bytes(pickle.dumps(Intruder(witness)))
+    for name in ("a.npy", "b.npz", "c.npy"):
+        with pytest.raises(FileError, match=name):
+            read_arrays(tmp_path / name)
+    assert not witness.exists()
+
+
+def test_every_class_of_nerfstudio_that_unpickles_is_refused(tmp_path: Path) -> None:
+    """Found by the text of its modules; `torch.load` alone is in the trainer, which no command sets up."""
+    unpickling = re.compile(r"allow_pickle\s*=\s*True|pickle\.loads?\(|joblib|dill\.|yaml\.load\(|torch\.load\(")
+    found = set()
+    for module in pkgutil.walk_packages(nerfstudio.__path__, "nerfstudio."):
+        if any(f"{module.name}.".startswith(f"{name}.") for name in ALLOWED_MODULES) and not module.ispkg:
+            source = importlib.util.find_spec(module.name).loader.get_source(module.name)
+            if unpickling.search(source):
+                found.add(module.name)
+    assert found - {"nerfstudio.engine.trainer"} == set(REFUSED_MODULES)
+    for name in REFUSED_MODULES:
+        for config_class, _ in inspect.getmembers(importlib.import_module(name), inspect.isclass):
+            (tmp_path / "config.yml").write_text(f"!!python/object:{name}.{config_class} {{}}")
+            with pytest.raises(EvaluationError, match="refused to load"):
+                read_config(tmp_path / "config.yml")
+
+
+@pytest.mark.parametrize("config", METHODS, ids=lambda config: config.method_name)
+def test_viewer_listens_to_this_machine_alone(config: CrossNormTrainerConfig) -> None:
+    assert config.viewer.websocket_host == "127.0.0.1"
+
+
+def test_methods_are_all_looked_at() -> None:
+    assert len(METHODS) == 8
+
+
+@pytest.mark.parametrize("place", ["image", "mask", "image/000001.png", "mask/001.png", "cameras_sphere.npz"])
+def test_links_out_of_a_scan_are_followed_only_where_that_is_allowed(tmp_path: Path, place: str) -> None:
+    scan = tmp_path / "scan"
+    write_scan(scan)
+    elsewhere = tmp_path / f"elsewhere{Path(place).suffix}"
+    shutil.move(scan / place, elsewhere)
+    (scan / place).symlink_to(elsewhere)
+    config = DTUCNDataParserConfig(data=scan)
+    for read in (lambda: read_scene(scan), config.check_data, lambda: config.setup().get_dataparser_outputs("train")):
+        with pytest.raises(DataError, match=r"scan/.* lies outside .*--allow-outside"):
+            read()
+    config.allow_outside = True
+    config.check_data()
+    (tmp_path / "link").symlink_to(scan)
+    read_scene(tmp_path / "link", allow_outside=True)
+
+
+def test_scan_behind_a_link_is_read(tmp_path: Path) -> None:
+    write_scan(tmp_path / "scan")
+    (tmp_path / "link").symlink_to(tmp_path / "scan")
+    (tmp_path / "scan/image/000000.png").rename(tmp_path / "scan/picture.png")
+    (tmp_path / "scan/image/000000.png").symlink_to("../picture.png")
+    assert len(read_scene(tmp_path / "link").image_paths) == 4
+
+
+def test_meshes_do_not_read_the_files_that_they_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "secret.mtl").write_text("newmtl a\nmap_Kd secret.png\n")
+    Image.new("RGB", (4, 4)).save(tmp_path / "secret.png")
+    triangle = "v 0 0 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nusemtl a\nf 1/1 2/1 3/1\n"
+    (tmp_path / "mesh.obj").write_text(f"mtllib secret.mtl\n{triangle}")
+    opened: list[str] = []
+    monkeypatch.setattr(
+        "builtins.open", lambda file, *rest, real=open, **more: (opened.append(str(file)), real(file, *rest, **more))[1]
+    )
+    assert len(read_mesh(tmp_path / "mesh.obj").faces) == 1
+    assert not [name for name in opened if "secret" in name]
