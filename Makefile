@@ -2,6 +2,7 @@
 # make demo-neus: the same for NeuS and its surfaces, on a built-in scan.
 # make test: runs all tests.
 # make docs: builds the documentation site in docs/_build; warnings are errors.
+# make release-check: builds sdist and wheel in dist/ and tries the wheel in an environment of its own (8 GB for a while).
 # make bench: measures the norms beside batch normalization and fails if one is worse than it must be.
 # All make the environment in .venv on first use and reuse it afterwards.
 
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo demo-neus test docs bench lint clean
+.PHONY: demo demo-neus test docs bench lint release-check clean
 
 demo: $(READY)
 	$(BIN)/python -m examples.demo
@@ -31,6 +32,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
+release-check: $(READY)
+	.ci/release-check
+
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' || \
 	    { echo "crossnorm-ns needs Python 3.10, 3.11 or 3.12: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
@@ -40,4 +44,4 @@ $(READY): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) outputs docs/_build docs/generated
+	rm -rf $(VENV) outputs docs/_build docs/generated dist build

@@ -21,7 +21,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "nerfology"]  # the latter is written for nerfstudio's own site
 smartquotes = False  # two dashes are those of an option
 default_role = "code"  # docstrings have names in single backticks
 
