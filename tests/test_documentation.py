@@ -6,8 +6,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import tyro
 
 from eval.blender import Arguments as BlenderArguments
@@ -90,3 +92,11 @@ def test_defaults_that_differ_are_given_for_each_method(site: Path) -> None:
     assert "| `cn` (mipnerf-cn, mipnerf-cn-tiny)<br>`none` (mipnerf-ref) |" in row
     html = (site / "generated" / "methods-mipnerf.html").read_text()
     assert "Norm before each hidden ReLU" in html
+
+
+def test_program_of_the_five_minute_start_leaves_a_function_of_one_point() -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "start.md").read_text(), flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(program, names)
+    net, points = names["net"], names["points"]
+    torch.testing.assert_close(net(points)[:7], net(points[:7]))
