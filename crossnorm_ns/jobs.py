@@ -25,7 +25,8 @@ def run_in_pool(jobs: Sequence[Job], pool: Executor) -> Iterator[tuple[Job, Resu
         for future in as_completed(futures):
             yield futures[future], _outcome(future)
     except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
+        for future in futures:
+            future.cancel()
         raise
 
 
