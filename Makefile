@@ -3,6 +3,7 @@
 # make test: runs all tests.
 # make docs: builds the documentation site in docs/_build; warnings are errors.
 # make release-check: builds sdist and wheel in dist/ and tries the wheel in an environment of its own (8 GB for a while).
+# make test-faults: kills trainings 60 times and stores the figures (docs/RELIABILITY.md).
 # make bench: measures the norms beside batch normalization and fails if one is worse than it must be.
 # All make the environment in .venv on first use and reuse it afterwards.
 
@@ -11,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo demo-neus test docs bench lint release-check clean
+.PHONY: demo demo-neus test test-faults docs bench lint release-check clean
 
 demo: $(READY)
 	$(BIN)/python -m examples.demo
@@ -24,6 +25,9 @@ test: $(READY)
 
 docs: $(READY)
 	$(BIN)/python -m sphinx -W --keep-going docs docs/_build
+
+test-faults: $(READY)
+	CROSSNORM_FAULTS=long $(BIN)/python -m pytest tests/faults
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.norms --check

@@ -30,8 +30,10 @@ def atomic_file(path: Path, scratch: Path | None = None) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:  # such as a full disk
+            error.filename = str(path)
         raise
     _sync_folder(path.parent)
 

@@ -41,6 +41,7 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def own_writers() -> Iterator[None]:
     """nerfstudio's event writers are global; each training of a test starts with none."""
+    import nerfstudio.engine.trainer  # noqa: F401 (the writer alone imports itself in a circle)
     from nerfstudio.utils import writer
 
     before = (writer.EVENT_WRITERS[:], writer.EVENT_STORAGE[:], writer.GLOBAL_BUFFER.copy())

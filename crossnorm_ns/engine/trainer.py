@@ -99,12 +99,12 @@ class CrossNormTrainer(Trainer):
         """Trains from where the loaded checkpoint stopped up to `max_num_iterations`.
 
         SIGINT and SIGTERM end it after the step at hand, which is saved. Numbers that are no longer finite end it at
-        once, and nothing is saved; so does the loss of one of several processes.
+        once, and nothing is saved; so do the loss of one of several processes and a file that cannot be written.
         """
         try:
             with lost_processes_named():
                 self._train()
-        except LostProcessError as error:
+        except (LostProcessError, OSError) as error:
             print(
                 f"error: step {self.step}: {error}; the last checkpoint is {self._last_checkpoint or 'none'}: "
                 "resume with --load-dir.",

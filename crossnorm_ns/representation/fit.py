@@ -152,6 +152,7 @@ def _open_folder(files: RunFolder, training: Training, resume: bool) -> list[Ent
             raise RepresentationError(f"{files.path} holds a run already: resume it, or choose another folder")
         training.restore(files)
         history = [entry for entry in files.read_history() if entry["step"] <= training.state.step]
+    files.remove_abandoned()
     files.keep_history(history)
     return history
 

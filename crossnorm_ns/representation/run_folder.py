@@ -44,6 +44,11 @@ class RunFolder:
     def result(self) -> Path:
         return self.path / "result.json"
 
+    def remove_abandoned(self) -> None:
+        """Removes what a run left that was killed while it wrote a file."""
+        for path in self.path.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+
     def append_history(self, entry: Mapping[str, int | float]) -> None:
         """Adds one line."""
         with self.history.open("a", encoding="utf-8") as file:
