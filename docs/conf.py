@@ -22,6 +22,7 @@ extensions = [
     "sphinx_copybutton",
 ]
 exclude_patterns = ["_build", "nerfology"]  # the latter is written for nerfstudio's own site
+highlight_language = "text"  # of blocks that do not name theirs: commands
 smartquotes = False  # two dashes are those of an option
 default_role = "code"  # docstrings have names in single backticks
 

@@ -13,6 +13,7 @@ import torch
 import tyro
 
 from eval.blender import Arguments as BlenderArguments
+from method_configs.elsewhere import nerfacto_cn, vanilla_nerf_cn
 from method_configs.mipnerf import mipnerf_cn
 from method_configs.neus import neus_cn_tiny
 
@@ -70,6 +71,11 @@ def test_site_builds_without_warnings_and_leads_to_every_page(site: Path) -> Non
 @pytest.mark.parametrize(("page", "config"), [("mipnerf", mipnerf_cn.config), ("neus", neus_cn_tiny.config)])
 def test_pages_of_methods_have_all_options_of_their_help(site: Path, page: str, config: object) -> None:
     assert options_on_page(generated(f"methods-{page}")) == options_in_help(config)
+
+
+def test_page_of_two_methods_has_all_options_of_both(site: Path) -> None:
+    both = options_in_help(vanilla_nerf_cn.config) | options_in_help(nerfacto_cn.config)
+    assert options_on_page(generated("methods-elsewhere")) == both
 
 
 def test_page_of_commands_has_all_options_of_their_help(site: Path) -> None:

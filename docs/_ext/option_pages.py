@@ -60,24 +60,26 @@ def options_of(config: Any, prefix: str = "") -> Iterator[Option]:
         if field.name == "_target" or not field.init or _is_subcommand(hints[field.name]):
             continue
         name, value = prefix + field.name.replace("_", "-"), _value(config, field)
-        nested = value if isinstance(value, dict) else {"": value}
-        if nested and all(_is_nested(part) for part in _leaves(nested)):
-            yield from _nested_options(name, nested)
-        elif isinstance(value, dict) and value and typing.get_origin(hints[field.name]) is dict:
-            kind = _kind(typing.get_args(hints[field.name])[1])
-            for key, part in value.items():
-                yield Option(f"{name}.{key.replace('_', '-')}", kind, _default(part), texts.get(field.name, ""))
-        else:
-            yield Option(name, _kind(hints[field.name]), _default(value), texts.get(field.name, ""))
+        yield from _options_in(name, value, hints[field.name], texts.get(field.name, ""))
 
 
-def _nested_options(name: str, parts: dict[str, Any]) -> Iterator[Option]:
+def _options_in(name: str, value: Any, hint: Any, text: str) -> Iterator[Option]:
+    """The option of a field, or those of the configs, dictionaries and lists in it."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield from options_of(value, f"{name}.")
+        return
+    parts = {} if _is_union(hint) else _parts(value)
+    inner = (typing.get_args(hint) or (Any,))[-1]
     for key, part in parts.items():
-        inner = f"{name}.{key.replace('_', '-')}" if key else name
-        if isinstance(part, dict):
-            yield from _nested_options(inner, part)
-        else:
-            yield from options_of(part, inner + ".")
+        yield from _options_in(f"{name}.{key.replace('_', '-')}", part, inner, text)
+    if not parts:
+        yield Option(name, type(value).__name__ if hint is Any else _kind(hint), _default(value), text)
+
+
+def _parts(value: Any) -> dict[str, Any]:
+    if isinstance(value, list) and all(isinstance(part, dict) for part in value):
+        return {str(i): part for i, part in enumerate(value)}
+    return value if isinstance(value, dict) else {}
 
 
 def _is_subcommand(hint: Any) -> bool:
@@ -86,15 +88,6 @@ def _is_subcommand(hint: Any) -> bool:
 
 def _is_union(hint: Any) -> bool:
     return typing.get_origin(hint) in (typing.Union, types.UnionType)
-
-
-def _leaves(parts: dict[str, Any]) -> Iterator[Any]:
-    for part in parts.values():
-        yield from _leaves(part) if isinstance(part, dict) else (part,)
-
-
-def _is_nested(value: Any) -> bool:
-    return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
 def _value(config: Any, field: dataclasses.Field) -> Any:
