@@ -3,7 +3,7 @@
 # make test: runs all tests.
 # make docs: builds the documentation site in docs/_build; warnings are errors.
 # make release-check: builds sdist and wheel in dist/ and tries the wheel in an environment of its own (8 GB for a while).
-# make test-faults: kills trainings 60 times and stores the figures (docs/RELIABILITY.md).
+# make test-faults: kills trainings 60 times, trains for long, and stores the figures (docs/RELIABILITY.md).
 # make bench: measures the norms beside batch normalization and fails if one is worse than it must be.
 # All make the environment in .venv on first use and reuse it afterwards.
 
@@ -28,6 +28,7 @@ docs: $(READY)
 
 test-faults: $(READY)
 	CROSSNORM_FAULTS=long $(BIN)/python -m pytest tests/faults
+	$(BIN)/python -m benchmarks.soak
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.norms --check

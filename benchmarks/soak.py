@@ -1,0 +1,175 @@
+"""Long trainings of the tiny methods: memory, open files and time of a step have to stay flat.
+
+Trains each method in a process of its own on a small generated scene, writes docs/results/soak.json and .md. Flat means
+that over the second half of the training the slope is not different from zero: the 95 % interval of Theil and Sen's
+estimate over means of blocks holds zero, or the whole rise over that half is below what the system itself hands out
+(`_NEGLIGIBLE`). Exit code 1 where one is not.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from scipy.stats import theilslopes
+
+from benchmarks.tables import table
+from crossnorm_ns.provenance import provenance
+
+METHODS = ("mipnerf-cn-tiny", "neus-cn-tiny")
+_NEGLIGIBLE = {"memory_mib": 2.0, "open_files": 0.0, "step_ms": 0.0}
+_BLOCKS = 20
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is trained and how often it is looked at."""
+
+    methods: tuple[str, ...] = METHODS
+    """Names of methods."""
+    steps: int = 5000
+    """Of each training."""
+    every: int = 10
+    """Steps between two looks."""
+    rays: int = 64
+    """Of a step."""
+    seed: int = 0
+    """Of the trainings."""
+    docs: Path = Path("docs")
+    """Where results/soak.json and .md go."""
+
+
+@dataclass(frozen=True)
+class Trend:
+    """How a quantity went over the second half of a training."""
+
+    first: float
+    """Mean of its first block."""
+    last: float
+    """Mean of its last block."""
+    low: float
+    """Of the 95 % interval of the slope, per 1,000 steps."""
+    high: float
+    flat: bool
+
+
+def trend(steps: Sequence[int], values: Sequence[float], negligible: float) -> Trend:
+    """Judges a quantity over the second half of the looks, by means of blocks.
+
+    Args:
+        steps: of the looks.
+        values: at them.
+        negligible: rise over the whole half that counts as none.
+    """
+    half = len(values) // 2
+    blocks = min(_BLOCKS, len(values) - half)
+    times = np.array([block.mean() for block in np.array_split(np.asarray(steps[half:], float), blocks)])
+    means = np.array([block.mean() for block in np.array_split(np.asarray(values[half:], float), blocks)])
+    slope = theilslopes(means, times / 1000, alpha=0.95)
+    rise = float(slope.slope * (times[-1] - times[0]) / 1000)
+    flat = bool(slope.low_slope <= 0 <= slope.high_slope) or abs(rise) <= negligible
+    return Trend(float(means[0]), float(means[-1]), float(slope.low_slope), float(slope.high_slope), flat)
+
+
+def soak(method: str, options: Options, folder: Path) -> dict[str, list[float]]:
+    """Trains a method in this process; looks at it every so many steps, evaluations and saves on the way as ever."""
+    from nerfstudio.configs.method_configs import all_methods
+    from nerfstudio.scripts.train import _set_random_seed
+
+    from crossnorm_ns.data import make_scene
+
+    scene = folder / "scene"
+    if method.startswith("neus"):
+        make_scene.dtu(scene, resolution=24, views=6)
+    else:
+        make_scene.blender(scene, resolution=24, train=6, val=1, test=2)
+    config: Any = copy.deepcopy(all_methods[method])
+    config.data = config.pipeline.datamanager.data = scene
+    config.output_dir, config.timestamp, config.max_num_iterations = folder / "outputs", "soak", options.steps
+    config.machine.device_type, config.machine.seed = "cpu", options.seed
+    config.pipeline.datamanager.train_num_rays_per_batch = options.rays
+    _set_random_seed(options.seed)
+    config.save_config()
+    trainer = config.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    looks: dict[str, list[float]] = {"step": [], "memory_mib": [], "open_files": [], "step_ms": []}
+    times, train_iteration = [], trainer.train_iteration
+
+    def watched(step: int) -> Any:
+        start = time.process_time()
+        outputs = train_iteration(step)
+        times.append(1000 * (time.process_time() - start))
+        if len(times) == options.every:
+            look = (step + 1, _memory(), len(os.listdir("/proc/self/fd")), float(np.median(times)))
+            for values, value in zip(looks.values(), look, strict=True):
+                values.append(value)
+            times.clear()
+        return outputs
+
+    trainer.train_iteration = watched
+    trainer.train()
+    return looks
+
+
+def judged(looks: dict[str, list[float]], quantities: Sequence[str] = tuple(_NEGLIGIBLE)) -> dict[str, Trend]:
+    """A trend for each quantity."""
+    steps = [int(step) for step in looks["step"]]
+    return {name: trend(steps, looks[name], _NEGLIGIBLE[name]) for name in quantities}
+
+
+def _memory() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def _in_own_process(method: str, options: Options) -> dict[str, list[float]]:
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_soak_alone, method, options, Path(folder)).result()
+
+
+def _soak_alone(method: str, options: Options, folder: Path) -> dict[str, list[float]]:
+    torch.set_num_threads(1)
+    return soak(method, options, folder)
+
+
+def main(options: Options) -> None:
+    """Trains, stores, prints and judges."""
+    found = {method: _in_own_process(method, options) for method in options.methods}
+    trends = {method: judged(looks) for method, looks in found.items()}
+    rows = []
+    for method, quantities in trends.items():
+        for name, one in quantities.items():
+            interval = f"{one.low:.3g} to {one.high:.3g}"
+            rows.append([method, name, f"{one.first:.4g}", f"{one.last:.4g}", interval, "yes" if one.flat else "NO"])
+    heads = ["method", "quantity", "at half time", "at the end", "slope per 1,000 steps, 95 %", "flat"]
+    asked = {name: value for name, value in asdict(options).items() if name != "docs"}
+    origin = provenance()
+    text = f"{options.steps} steps, seed {options.seed}; {origin['machine']}, 1 thread.\n\n{table(heads, rows)}\n"
+    results = options.docs / "results"
+    results.mkdir(parents=True, exist_ok=True)
+    (results / "soak.md").write_text(text)
+    judgements = {method: {name: vars(one) for name, one in some.items()} for method, some in trends.items()}
+    content = {**asked, **origin, "trends": judgements, "looks": found}
+    (results / "soak.json").write_text(json.dumps(content) + "\n")
+    print(text)
+    if not all(one.flat for some in trends.values() for one in some.values()):
+        sys.exit("not flat")  # status 1
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
