@@ -47,6 +47,10 @@ class CellBusyError(RuntimeError):
     """Another process is at work in a cell's folder."""
 
 
+class CellStoppedError(RuntimeError):
+    """The sweep was asked to end."""
+
+
 class Processes:
     """Processes that can be stopped together."""
 
@@ -62,12 +66,15 @@ class Processes:
             log: file for all that it prints.
             threads: of each process, where OMP_NUM_THREADS does not say; None leaves them open.
             lock: descriptor that the process holds as long as it lives.
+
+        Raises:
+            CellStoppedError: `stop` was called.
         """
         environment = os.environ if threads is None else {"OMP_NUM_THREADS": str(threads)} | os.environ
         with log.open("wb") as output:
             with self._lock:
                 if self._stopped:
-                    raise CellError("stopped before it began", log)
+                    raise CellStoppedError
                 process = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
@@ -79,10 +86,13 @@ class Processes:
                 )
                 self._running.add(process)
             try:
-                return process.wait()
+                status = process.wait()
             finally:
                 with self._lock:
                     self._running.discard(process)
+        if self._stopped:
+            raise CellStoppedError
+        return status
 
     def stop(self) -> None:
         """Ends all with SIGTERM, and begins no more: our trainer saves a checkpoint first."""
@@ -162,9 +172,12 @@ class Cell:
             _write(path, now)
 
     def note_failure(self, error: Exception) -> None:
-        """Keeps why it failed, so that it is not done again unless asked for."""
+        """Keeps why it failed, so that it is not done again unless asked for.
+
+        What a cluster says of a job ends with the reason.
+        """
         log = error.log if isinstance(error, CellError) else None
-        reason = str(error) or type(error).__name__
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         _write(self.folder / "failure.json", {"reason": reason, "log": None if log is None else str(log)})
 
     def forget(self) -> None:
@@ -180,7 +193,8 @@ class Cell:
         """Trains and evaluates, and returns the result.
 
         Raises:
-            CellError: one of them failed.
+            CellError: one of them failed, which is noted.
+            CellStoppedError: `processes` were stopped.
             CellBusyError: another process is at work in the folder.
         """
         with _locked(self.folder / "lock") as lock:
@@ -193,12 +207,15 @@ class Cell:
                 command = [*EVALUATE, module, "--load-config", str(self._run_folder() / "config.yml"), *options]
                 output = self.folder / "result.json"
                 self._run(processes, "evaluating", [*command, "--output", str(output)], lock)
+                result = self.result
+                if result is None:
+                    raise CellError("the evaluation wrote no result", self.folder / "evaluating.log")
+                return result
+            except CellError as error:
+                self.note_failure(error)
+                raise
             finally:
                 (self.folder / "state").unlink(missing_ok=True)
-        result = self.result
-        if result is None:
-            raise CellError("the evaluation wrote no result", self.folder / "evaluating.log")
-        return result
 
     def _run(self, processes: Processes, state: str, command: Sequence[str], lock: int) -> None:
         (self.folder / "state").write_text(state)

@@ -42,9 +42,12 @@ def carry_out(cells: Sequence[Cell], outcomes: Iterator[tuple[Cell, Result | Exc
     with Live(console=console, get_renderable=lambda: progress_table(cells), refresh_per_second=1) as live:
         for cell, outcome in outcomes:
             if isinstance(outcome, Exception):
-                if not isinstance(outcome, CellBusyError):
+                if cell.failure is None and not isinstance(outcome, CellBusyError):
                     cell.note_failure(outcome)
-                live.console.print(f"{cell.name}: {outcome}", soft_wrap=True, highlight=False, markup=False)
+                reason = cell.failure["reason"] if cell.failure else outcome
+                live.console.print(f"{cell.name}: {reason}", soft_wrap=True, highlight=False, markup=False)
+    if not console.is_terminal:
+        console.print()  # the table has left the line open
 
 
 def run_local(cells: Sequence[Cell], workers: int) -> Iterator[tuple[Cell, Result | Exception]]:

@@ -228,20 +228,43 @@ def test_results_of_other_options_are_not_taken_for_these(sweep: Sweep) -> None:
     assert len(sweep.started()) == 2
 
 
+class Cluster(ClusterOfThisProcess):
+    """What a job raises comes back as text, as with submitit."""
+
+    def submit(self, cell: Any) -> Any:
+        def result() -> Any:
+            try:
+                return pickle.loads(pickle.dumps(cell))()
+            except Exception as error:
+                raise RuntimeError(f"Job failed with trace:\nTraceback\n{type(error).__name__}: {error}\n") from None
+
+        return types.SimpleNamespace(result=result)
+
+
 def test_cells_run_as_one_array_of_a_cluster(sweep: Sweep) -> None:
-    module = types.SimpleNamespace(AutoExecutor=ClusterOfThisProcess)
+    module = types.SimpleNamespace(AutoExecutor=Cluster)
     sweep.monkeypatch.setitem(sys.modules, "submitit", module)
     sweep.behave("fail", "mipnerf-ref-two-0")
     slurm = ["--executor", "slurm", "--slurm-partition", "gpu", "--slurm-minutes", 7, "--slurm-gpus", 4]
     status, out, _ = sweep.run(*slurm)
-    assert status == 1 and "mipnerf-ref on two, seed 0: needs a download" in out
+    assert status == 1 and "mipnerf-ref on two, seed 0: needs a download: ConnectionError" in out
+    assert "seed-0/training.log)" in out
     expected = {"timeout_min": 7, "cpus_per_task": 8, "gpus_per_node": 4, "slurm_partition": "gpu"}
     assert ClusterOfThisProcess.last.parameters == expected and ClusterOfThisProcess.last.batches == 1
     assert len(sweep.results()) == 3
-    for cell in benchmark.make_cells(
-        benchmark.Arguments("blender", sweep.data, "mipnerf-cn", output=sweep.output), sweep.output, ()
-    ):
-        assert pickle.loads(pickle.dumps(cell)) == cell
+
+
+def test_a_job_that_a_cluster_ends_has_failed_with_what_it_says(sweep: Sweep) -> None:
+    class Ending(Cluster):
+        def submit(self, cell: Any) -> Any:
+            def result() -> Any:
+                raise RuntimeError("Job 17 is over:\nout of time\n")
+
+            return types.SimpleNamespace(result=result)
+
+    sweep.monkeypatch.setitem(sys.modules, "submitit", types.SimpleNamespace(AutoExecutor=Ending))
+    status, out, _ = sweep.run("--scenes", "one", "--executor", "slurm")
+    assert status == 1 and "mipnerf-cn on one, seed 0: out of time\n" in out
 
 
 def test_a_cluster_without_submitit_is_one_line(sweep: Sweep) -> None:
