@@ -1,6 +1,7 @@
 """How all commands of the project end when they are given what they cannot use."""
 
 import contextlib
+import io
 import sys
 from collections.abc import Iterator
 
@@ -16,6 +17,32 @@ def errors_in_one_line(*kinds: type[Exception]) -> Iterator[None]:
     except kinds as error:
         print_error(error)
         raise SystemExit(2) from error
+
+
+@contextlib.contextmanager
+def options_in_one_line() -> Iterator[None]:
+    """Within it, tyro reads a command line; what it would draw in a box about a wrong one becomes one line."""
+    drawn = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(drawn):
+            yield
+    except SystemExit as end:
+        if end.code == 2:
+            print_error(_first_paragraph(drawn.getvalue()))
+        raise
+    sys.stderr.write(drawn.getvalue())
+
+
+def _first_paragraph(box: str) -> str:
+    """The text below a box's title, up to the next rule: what is wrong, without the help that follows."""
+    lines: list[str] = []
+    for line in box.splitlines()[1:]:
+        text = line.strip("│| ")
+        if not set(text) <= set("─-"):
+            lines.append(text)
+        elif lines:
+            break
+    return " ".join(lines)
 
 
 def print_error(error: Exception | str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import tyro
 
+from crossnorm_ns.command import errors_in_one_line, options_in_one_line
 from eval.errors import EvaluationError
 
 
@@ -20,10 +21,10 @@ def run_command(
         prog: what `--help` calls it.
         words: the command line; None takes that of the process.
     """
-    arguments = tyro.cli(arguments_class, prog=prog, args=words)
+    with options_in_one_line():
+        arguments = tyro.cli(arguments_class, prog=prog, args=words)
     # what nerfstudio does to torch is nothing that the user could mend
     warnings.filterwarnings("ignore", module=r"(nerfstudio|torch)\.")
-    from crossnorm_ns.command import errors_in_one_line
     from crossnorm_ns.data.errors import DataError
     from crossnorm_ns.jobs import JobError
 

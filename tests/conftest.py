@@ -1,6 +1,7 @@
-"""Shared fixtures: where the real test data lies, and one thread so that results repeat."""
+"""Shared fixtures: where the real test data lies; one thread so that results repeat; no network."""
 
 import os
+import runpy
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,10 @@ import torch
 from crossnorm_ns.data import make_scene
 
 torch.set_num_threads(1)
+
+OFFLINE = Path(__file__).parent / "offline"
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(OFFLINE), os.environ.get("PYTHONPATH"))))
+runpy.run_path(str(OFFLINE / "sitecustomize.py"))
 
 
 @pytest.fixture(scope="session")
