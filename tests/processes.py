@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import distributed
 
-from crossnorm_ns.models import mipnerf, neus
+from crossnorm_ns.models import mipnerf, neus, surface
 
 needs_gloo = pytest.mark.skipif(
     not (distributed.is_available() and distributed.is_gloo_available()), reason="torch has no gloo"
@@ -63,5 +63,5 @@ def samples_without_chance() -> Iterator[None]:
             (neus, "even_samples", 3),
         ]:
             patch.setattr(module, name, regular(getattr(module, name), position))
-        patch.setattr(neus, "_turned", lambda points: points)
+        patch.setattr(surface, "_turned", lambda points: points)
         yield

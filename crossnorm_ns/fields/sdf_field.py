@@ -55,7 +55,7 @@ class SDFFieldConfig(InstantiateConfig):
     initial_radius: float = 0.5
     """Radius of the sphere that the surface is before training."""
     initial_variance: float = 0.3
-    """The sharpness s of the density around the surface begins at exp(10 times this)."""
+    """The sharpness s of NeuS's density around the surface begins at exp(10 times this)."""
     weight_norm: bool = True
     """Makes length and direction of each weight vector parameters of their own."""
 
@@ -71,12 +71,14 @@ class SDFField(nn.Module):
         sdf_norm: before each Softplus of the signed distance's network.
         color_norm: before each ReLU of the colour's network.
         norm_options: those of `make_norm`.
+        learns_sharpness: has the sharpness of NeuS's density as a parameter.
 
     Raises:
         ValueError: the skip leads to no hidden layer, or the one before it would have no width left.
         ImportError: a hash grid is asked for, and there is no tiny-cuda-nn.
     """
 
+    variance: nn.Parameter | None
     norms_initialized: Tensor
     """Whether `initialize_norms` is done or needless; part of checkpoints."""
 
@@ -86,6 +88,7 @@ class SDFField(nn.Module):
         sdf_norm: NormChoice = "none",
         color_norm: NormChoice = "none",
         norm_options: dict[str, Any] | None = None,
+        learns_sharpness: bool = True,
     ) -> None:
         super().__init__()
         self.config = config
@@ -117,7 +120,8 @@ class SDFField(nn.Module):
         if config.weight_norm:
             for layer in (*self.sdf_network.layers, *self.color_network.layers):
                 parametrizations.weight_norm(layer)
-        self.variance = nn.Parameter(torch.tensor(config.initial_variance))
+        variance = nn.Parameter(torch.tensor(config.initial_variance)) if learns_sharpness else None
+        self.register_parameter("variance", variance)
         self.register_buffer("norms_initialized", torch.tensor(not norms_of(self.sdf_network)))
         for norm in norms_of(self):
             norm.domain = NORM_DOMAIN
@@ -169,6 +173,7 @@ class SDFField(nn.Module):
 
     def sharpness(self) -> Float[Tensor, ""]:
         """s, the inverse of the standard deviation of the logistic density around the surface."""
+        assert self.variance is not None
         return torch.exp(10 * self.variance).clamp(1e-6, 1e6)
 
     def initialize_norms(self, points: Float[Tensor, "*batch 3"]) -> None:

@@ -80,16 +80,25 @@ def samples_at_quantiles(
     t: Float[Tensor, "rays fenceposts"], weights: Float[Tensor, "rays sections"], num_samples: int
 ) -> Float[Tensor, "rays new_samples"]:
     """Sorted samples at the middles of `num_samples` equal shares of the density that `weights` describe."""
+    quantiles = (torch.arange(num_samples, device=t.device, dtype=t.dtype) + 0.5) / num_samples
+    return inverse_transform(t, weights, quantiles.expand(len(t), -1))
+
+
+def inverse_transform(
+    t: Float[Tensor, "rays fenceposts"],
+    weights: Float[Tensor, "rays sections"],
+    quantiles: Float[Tensor, "rays new_samples"],
+) -> Float[Tensor, "rays new_samples"]:
+    """Where the cumulative density that `weights` describe, constant over each section, reaches the quantiles."""
     density = weights + _SMALLEST
     cumulative = (density / density.sum(-1, keepdim=True)).cumsum(-1)
     cumulative = torch.cat([torch.zeros_like(cumulative[:, :1]), cumulative], dim=-1)
-    quantiles = (torch.arange(num_samples, device=t.device, dtype=t.dtype) + 0.5) / num_samples
-    quantiles = quantiles.expand(len(t), -1).contiguous()
+    quantiles = quantiles.contiguous()
     upper = torch.searchsorted(cumulative, quantiles, right=True).clamp(1, t.shape[-1] - 1)
     low, high = cumulative.gather(-1, upper - 1), cumulative.gather(-1, upper)
     start, end = t.gather(-1, upper - 1), t.gather(-1, upper)
     share = torch.where(high - low < _SMALLEST, quantiles - low, (quantiles - low) / (high - low))
-    return start + share * (end - start)
+    return start + share.clamp_max(1) * (end - start)
 
 
 def importance_samples(
