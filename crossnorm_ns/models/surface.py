@@ -11,7 +11,6 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.models.base_model import Model, ModelConfig
 from nerfstudio.utils import colormaps
 from torch import Tensor
-from torch.nn import functional
 
 from crossnorm_ns.fields.sdf_field import SDFField, SDFFieldConfig, norms_set_aside
 from crossnorm_ns.functional.metrics import psnr, ssim
