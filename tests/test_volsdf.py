@@ -14,9 +14,10 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.configs.method_configs import all_descriptions, all_methods
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.scripts import eval as ns_eval
+from states import differences
 from test_neus_model import SMALL, batch_of, buffers, changed, hits_of, image_rays, random_rays, train_some_steps
 from torch import nn
-from trainings import checkpoint_of, configured, differences, train
+from trainings import checkpoint_of, configured, train
 
 from crossnorm_ns.data import make_scene
 from crossnorm_ns.engine.trainer import CrossNormTrainerConfig
