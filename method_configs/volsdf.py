@@ -8,12 +8,12 @@ from __future__ import annotations
 from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
 from nerfstudio.engine.optimizers import AdamOptimizerConfig
-from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from crossnorm_ns.data.dtu_dataparser import DTUCNDataParserConfig
 from crossnorm_ns.data.dtu_dataset import DTUDataset
 from crossnorm_ns.data.uniform_sampler import UniformPixelSamplerConfig
+from crossnorm_ns.engine.pipeline import CrossNormPipelineConfig
 from crossnorm_ns.engine.schedulers import LogLinearSchedulerConfig
 from crossnorm_ns.engine.trainer import CrossNormTrainerConfig
 from crossnorm_ns.fields.sdf_field import SDFFieldConfig
@@ -34,7 +34,7 @@ def _config(
         steps_per_eval_all_images=steps,
         calibration_batches=20,
         mixed_precision=False,
-        pipeline=VanillaPipelineConfig(
+        pipeline=CrossNormPipelineConfig(
             datamanager=VanillaDataManagerConfig(
                 _target=VanillaDataManager[DTUDataset],
                 dataparser=DTUCNDataParserConfig(),
