@@ -156,13 +156,14 @@ PRESETS: dict[PresetName, dict[TaskName, Preset]] = {
         "image": Preset(
             networks=("10x28",),
             network="10x28",
-            steps=1500,
+            steps=600,
             schedule="cosine",
             final_factor=0.01,
             evaluate_every=25,
-            learning_rates=_MIDDLE,
-            tuning=_TUNING,
+            learning_rates={**_MIDDLE, "relu": 3e-3, "mfn": 3e-2},
+            tuning={**_TUNING, "relu": (1e-3, 3e-3, 1e-2), "mfn": (1e-2, 3e-2, 1e-1)},
             task={"side": 128},
+            network_options={"wire": {"omega_0": 4.0, "sigma_0": 4.0}},  # its code's for small images; 10, 10 is worse
         ),
         "shape": Preset(
             networks=("2x256",),
@@ -179,12 +180,19 @@ PRESETS: dict[PresetName, dict[TaskName, Preset]] = {
         "ct": Preset(
             networks=("2x128",),
             network="2x128",
-            steps=500,
+            steps=400,
             schedule="cosine",
             final_factor=0.01,
             evaluate_every=25,
             learning_rates={**_MIDDLE, "normalized": 3e-3},
-            tuning={**_TUNING, "normalized": (1e-3, 3e-3, 1e-2)},
+            tuning={
+                **_TUNING,
+                "normalized": (3e-4, 1e-3, 3e-3),
+                "relu": (1e-3, 3e-3, 1e-2),
+                "pe": (1e-3, 3e-3, 1e-2),
+                "siren": (1e-3, 3e-3, 1e-2),
+                "mfn": (1e-2, 3e-2, 1e-1),
+            },
             task={"downscale": 2, "num_angles": 100},
             network_options={"pe": {"num_frequencies": 4}},  # WIRE's rule by Nyquist, for 100 measurements
         ),
