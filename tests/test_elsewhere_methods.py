@@ -16,7 +16,8 @@ from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.models.nerfacto import NerfactoModel
 from nerfstudio.models.vanilla_nerf import NeRFModel
 from nerfstudio.scripts import eval as ns_eval
-from trainings import checkpoint_of, configured, differences, make_trainer, train
+from states import differences
+from trainings import checkpoint_of, configured, make_trainer, train
 
 from crossnorm_ns.data.blender_dataparser import BlenderCNDataParserConfig
 from crossnorm_ns.engine.trainer import CrossNormTrainerConfig
