@@ -50,6 +50,8 @@ def own_writers() -> Iterator[None]:
     from nerfstudio.utils import writer
 
     before = (writer.EVENT_WRITERS[:], writer.EVENT_STORAGE[:], writer.GLOBAL_BUFFER.copy())
+    for state in (writer.EVENT_WRITERS, writer.EVENT_STORAGE, writer.GLOBAL_BUFFER):
+        state.clear()  # a forked process would wait for the thread of a writer that an earlier test has left
     yield
     writer.EVENT_WRITERS[:], writer.EVENT_STORAGE[:] = before[:2]
     writer.GLOBAL_BUFFER.clear()

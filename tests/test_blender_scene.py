@@ -156,7 +156,7 @@ def test_folder_above_the_scene_is_told_from_the_scene(scene: Path) -> None:
     raises(scene.parent, "transforms_train.json", f"give {scene}")
 
 
-@pytest.mark.parametrize("text", ["{", '"scene"', "\udcff"])
+@pytest.mark.parametrize("text", ["{", '"scene"', "\udcff", "[" * 100_000])
 def test_broken_json(scene: Path, text: str) -> None:
     (scene / "transforms_train.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     raises(scene, "transforms_train.json", "json")
@@ -201,6 +201,8 @@ def set_matrix(scene: Path, matrix: object) -> None:
         ([[1, 0, 0, 0]] * 2, "(2, 4)"),
         ([[1, 0, 0, 0], [0, 1, 0]], "not a matrix"),
         ([["a"] * 4] * 4, "not a matrix"),
+        ([[1, 0, 0, 10**400], [0, 1, 0, 0], [0, 0, 1, 4]], "not a matrix"),
+        (look_along_minus_z(1e39), "beyond single precision"),
         ([*look_along_minus_z()[:2], [0, 0, 1, math.nan], [0, 0, 0, 1]], "NaN"),
         ([*look_along_minus_z()[:2], [0, 0, math.inf, 4], [0, 0, 0, 1]], "infinity"),
         ([[2, 0, 0, 0], [0, 2, 0, 0], [0, 0, 2, 4], [0, 0, 0, 1]], "not a rotation"),

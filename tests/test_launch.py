@@ -18,7 +18,7 @@ from trainings import checkpoint_of
 from crossnorm_ns.engine import launch
 from crossnorm_ns.engine.trainer import CrossNormTrainerConfig
 
-pytestmark = needs_gloo
+pytestmark = [needs_gloo, pytest.mark.usefixtures("own_writers")]
 long_form = pytest.mark.skipif(os.environ.get("CROSSNORM_FAULTS") != "long", reason="set CROSSNORM_FAULTS=long")
 
 

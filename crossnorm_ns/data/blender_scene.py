@@ -147,7 +147,7 @@ def _read_json(scene: Path, path: Path) -> dict[str, Any]:
         raise DataError(f"No file {path}: {scene} is not a scene in Blender format, or is incomplete.{inside}")
     try:
         contents = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is not valid json ({error}): copy or export it again.") from error
     if not isinstance(contents, dict):
         raise DataError(f"{path} must hold one json object with the keys 'camera_angle_x' and 'frames'.")
@@ -181,12 +181,15 @@ def _camera_to_world(path: Path, index: int, frame: dict[str, Any]) -> Float[np.
     where = f"{path}, frame {index} ({frame['file_path']}): transform_matrix"
     try:
         matrix = np.array(frame.get("transform_matrix"), dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{where} is not a matrix of numbers ({error}): export the cameras again.") from error
     if matrix.shape not in ((4, 4), (3, 4)):
         raise DataError(f"{where} has shape {matrix.shape}, but must be 4x4 or 3x4: export the cameras again.")
-    if not np.isfinite(matrix).all():
-        raise DataError(f"{where} holds NaN or infinity: export the cameras again, or remove the frame.")
+    if not (np.abs(matrix) <= np.finfo(np.float32).max).all():
+        raise DataError(
+            f"{where} holds NaN, infinity or a number beyond single precision: export the cameras again, or remove the "
+            "frame."
+        )
     rotation = matrix[:3, :3]
     error = np.abs(rotation.T @ rotation - np.eye(3)).max()
     if error > RIGID_TOLERANCE or np.linalg.det(rotation) < 0:

@@ -10,6 +10,8 @@ import pytest
 import test_kills
 from states import differences
 
+pytestmark = pytest.mark.usefixtures("own_writers")  # trainings are forked
+
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:

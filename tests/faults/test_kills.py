@@ -22,6 +22,7 @@ LONG = os.environ.get("CROSSNORM_FAULTS") == "long"
 SEED = 6
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 KILLS_EACH = 20 if LONG else 3
+pytestmark = pytest.mark.usefixtures("own_writers")  # trainings are forked
 METHODS = ("mipnerf-cn-tiny", "neus-cn-tiny", "fit") if LONG else ("mipnerf-cn-tiny", "fit")
 strikes: list[Strike] = []
 
