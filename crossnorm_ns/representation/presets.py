@@ -160,8 +160,8 @@ PRESETS: dict[PresetName, dict[TaskName, Preset]] = {
             schedule="cosine",
             final_factor=0.01,
             evaluate_every=25,
-            learning_rates={**_MIDDLE, "relu": 3e-3, "mfn": 3e-2},
-            tuning={**_TUNING, "relu": (1e-3, 3e-3, 1e-2), "mfn": (1e-2, 3e-2, 1e-1)},
+            learning_rates={**_MIDDLE, "relu": 3e-3, "mfn": 1e-1},
+            tuning={**_TUNING, "relu": (1e-3, 3e-3, 1e-2), "mfn": (3e-2, 1e-1, 3e-1)},
             task={"side": 128},
             network_options={"wire": {"omega_0": 4.0, "sigma_0": 4.0}},  # its code's for small images; 10, 10 is worse
         ),
@@ -184,7 +184,7 @@ PRESETS: dict[PresetName, dict[TaskName, Preset]] = {
             schedule="cosine",
             final_factor=0.01,
             evaluate_every=25,
-            learning_rates={**_MIDDLE, "normalized": 3e-3},
+            learning_rates={**_MIDDLE, "normalized": 1e-3, "relu": 3e-3, "pe": 3e-3, "siren": 3e-3, "mfn": 3e-2},
             tuning={
                 **_TUNING,
                 "normalized": (3e-4, 1e-3, 3e-3),
