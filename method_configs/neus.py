@@ -5,54 +5,13 @@ Registered with nerfstudio in pyproject.toml; loaded by every ns-* command, so n
 
 from __future__ import annotations
 
-from nerfstudio.configs.base_config import ViewerConfig
-from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
-from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
-from crossnorm_ns.data.dtu_dataparser import DTUCNDataParserConfig
-from crossnorm_ns.data.dtu_dataset import DTUDataset
-from crossnorm_ns.data.uniform_sampler import UniformPixelSamplerConfig
-from crossnorm_ns.engine.pipeline import CrossNormPipelineConfig
 from crossnorm_ns.engine.schedulers import WarmupCosineSchedulerConfig
 from crossnorm_ns.engine.trainer import CrossNormTrainerConfig
-from crossnorm_ns.fields.sdf_field import SDFFieldConfig
 from crossnorm_ns.models.neus import NeuSModelConfig
 from crossnorm_ns.norms import NormChoice
-
-
-def _config(
-    method_name: str,
-    model: NeuSModelConfig,
-    scheduler: WarmupCosineSchedulerConfig,
-    learning_rate: float,
-    rays: int,
-    steps: int,
-    single_image: bool = True,
-) -> CrossNormTrainerConfig:
-    return CrossNormTrainerConfig(
-        method_name=method_name,
-        max_num_iterations=steps,
-        steps_per_save=max(steps // 30, 500),
-        steps_per_eval_batch=500,
-        steps_per_eval_image=max(steps // 120, 500),
-        steps_per_eval_all_images=steps,
-        calibration_batches=20,
-        mixed_precision=False,
-        pipeline=CrossNormPipelineConfig(
-            datamanager=VanillaDataManagerConfig(
-                _target=VanillaDataManager[DTUDataset],
-                dataparser=DTUCNDataParserConfig(),
-                train_num_rays_per_batch=rays,
-                eval_num_rays_per_batch=rays,
-                pixel_sampler=UniformPixelSamplerConfig(single_image=single_image),
-            ),
-            model=model,
-        ),
-        optimizers={"fields": {"optimizer": AdamOptimizerConfig(lr=learning_rate), "scheduler": scheduler}},
-        viewer=ViewerConfig(num_rays_per_chunk=512, websocket_host="127.0.0.1"),
-        vis="tensorboard",
-    )
+from method_configs.surface import surface_config, tiny_sdf_field
 
 
 def tiny_config(
@@ -70,23 +29,21 @@ def tiny_config(
     model = NeuSModelConfig(
         sdf_norm=norm,
         color_norm=norm if color_norm is None else color_norm,
-        sdf_field=SDFFieldConfig(
-            sdf_depth=4, sdf_width=64, sdf_skip=None, num_features=64, color_depth=2, color_width=64
-        ),
+        sdf_field=tiny_sdf_field(),
         num_samples=24,
         num_importance=24,
     )
     scheduler = WarmupCosineSchedulerConfig(warmup_steps=50)
-    return _config(method_name, model, scheduler, learning_rate, rays=256, steps=steps, single_image=False)
+    return surface_config(method_name, model, scheduler, learning_rate, rays=256, steps=steps, single_image=False)
 
 
 neus_cn = MethodSpecification(
-    config=_config("neus-cn", NeuSModelConfig(), WarmupCosineSchedulerConfig(), 5e-4, rays=512, steps=300_000),
+    config=surface_config("neus-cn", NeuSModelConfig(), WarmupCosineSchedulerConfig(), 5e-4, rays=512, steps=300_000),
     description="NeuS as published, with masks, and Cross Normalization in both of its networks.",
 )
 
 neus_ref = MethodSpecification(
-    config=_config(
+    config=surface_config(
         "neus-ref",
         NeuSModelConfig(sdf_norm="none", color_norm="none"),
         WarmupCosineSchedulerConfig(),

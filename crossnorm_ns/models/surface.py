@@ -97,7 +97,7 @@ class SurfaceModel(Model):
 
     def density_metrics(self) -> dict[str, Tensor]:
         """What says how narrow the density around the surface is."""
-        raise NotImplementedError
+        raise NotImplementedError  # each density has its own
 
     def _beginning_norms(self, draw: Callable[[], Tensor], points_at: Callable[[Tensor], Tensor]) -> Tensor:
         """Samples that `draw` draws without gradients; the first of all in training also begin the norms.
