@@ -2,13 +2,16 @@
 
     python -m benchmarks.norms            # measures, prints and stores every figure
     python -m benchmarks.norms --check    # also fails if a figure is worse than it must be
-    python -m benchmarks.norms profile    # where a training step's time goes
+    python -m benchmarks.norms --device cuda    # the same on a GPU
+    python -m benchmarks.norms profile    # where a training step's time goes, on the CPU
 
 Times are medians of paired ratios: both sides run one after the other in one loop, in alternating order, and each pair
-gives a ratio, so that a change of the machine's speed meets both. A figure is measured for a fixed time.
+gives a ratio, so that a change of the machine's speed meets both. A figure is measured for a fixed time. On a GPU a
+side runs ten times in a row and is then waited for, as a training does not wait after each call either.
 
-Memory is counted from the allocations and releases that torch's profiler records, in bytes and exactly. What the C++
-kernels hold on their own stack and heap, a few values for each channel and thread, is not among them.
+Memory is counted from the allocations and releases that torch's profiler records, in bytes and exactly (on a GPU as its
+allocator rounds them, to 512). What the C++ kernels hold on their own stack and heap, a few values for each channel and
+thread, is not among them.
 """
 
 from __future__ import annotations
@@ -134,6 +137,8 @@ class Options:
     """Where results/norms.json and .md (or norms-profile.md) go."""
     threads: int = os.cpu_count() or 1
     """Of torch and of the kernels."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Whose kernels are measured in the table."""
 
 
 def main(options: Options) -> None:
@@ -143,9 +148,11 @@ def main(options: Options) -> None:
     if options.what == "profile":
         store(options.docs, "norms-profile", profile_tables(plan, steps=2 if options.quick else 20))
         return
-    rows = [judged(*measurement) for measurement in _measurements(plan)]
-    store(options.docs, "norms", f"{conditions()}.\n\n{tables(rows)}")
-    stored = {"conditions": conditions(), **provenance(), "rows": [asdict(row) for row in rows]}
+    with torch.device(options.device):
+        rows = [judged(*measurement) for measurement in _measurements(plan)]
+    machine = conditions(options.device)
+    store(options.docs, "norms", f"{machine}.\n\n{tables(rows)}")
+    stored = {"conditions": machine, **provenance(), "rows": [asdict(row) for row in rows]}
     (options.docs / "results" / "norms.json").write_text(json.dumps(stored, indent=1) + "\n")
     if options.check and (found := complaints(rows)):
         sys.exit("\n".join(found))  # status 1
@@ -168,6 +175,7 @@ def complaints(rows: Sequence[Row]) -> list[str]:
 
 
 def _measurements(plan: Plan) -> Iterator[Measurement]:
+    device = torch.get_default_device().type
     with Console(stderr=True).status("measuring") as status:
         for rows, channels in plan.shapes:
             status.update(f"norms at {rows}x{channels}")
@@ -179,13 +187,13 @@ def _measurements(plan: Plan) -> Iterator[Measurement]:
         yield _growth(plan)
         status.update("training steps")
         for case, preset in mipnerf_presets(plan.tiny_rays, plan.full_rays).items():
-            with training_steps(preset) as (theirs, ours):
+            with torch.device("cpu"), training_steps(preset, device) as (theirs, ours):
                 yield "training step of mipnerf-cn / mipnerf-ref", case, paired_ratio(ours, theirs, plan.step_seconds)
 
 
 def _inputs(rows: int, channels: int, mean: float = 0.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x, weight, bias and the gradient of y."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(0)
     x = torch.randn(rows, channels, generator=generator) + mean
     weight, bias = 0.5 + torch.rand(channels, generator=generator), torch.randn(channels, generator=generator)
     dy = torch.randn(rows, channels, generator=generator)
@@ -213,9 +221,17 @@ def _forward_backward(norm: Norm, x: Tensor, weight: Tensor, bias: Tensor, dy: T
 
 
 def _seconds(work: Callable[[], object]) -> float:
+    """Of one call; on a GPU of one among ten in a row."""
+    on_gpu = torch.cuda.is_initialized()
+    calls = 10 if on_gpu else 1
+    if on_gpu:
+        torch.cuda.synchronize()
     start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+    for _ in range(calls):
+        work()
+    if on_gpu:
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / calls
 
 
 def paired_ratio(ours: Callable[[], object], theirs: Callable[[], object], seconds: float) -> float:
@@ -266,7 +282,8 @@ def _speed_up(rows: int, channels: int, seconds: float) -> Iterator[tuple[str, f
 
 @contextlib.contextmanager
 def _allocations() -> Iterator[list[int]]:
-    """Fills the list, at the end, with all allocations (> 0) and releases (< 0) inside, in bytes and in order."""
+    """Fills the list, at the end, with the device's allocations (> 0) and releases (< 0), in bytes and in order."""
+    kind = 1 if torch.get_default_device().type == "cuda" else 0  # of torch's DeviceType
     changes: list[int] = []
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         yield changes
@@ -274,6 +291,7 @@ def _allocations() -> Iterator[list[int]]:
         path = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(path))
         events = [event for event in json.loads(path.read_text())["traceEvents"] if event["name"] == "[memory]"]
+        events = [event for event in events if event["args"]["Device Type"] == kind]
     changes += [event["args"]["Bytes"] for event in sorted(events, key=lambda event: event["ts"])]
 
 

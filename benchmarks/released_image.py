@@ -50,6 +50,8 @@ class Options:
     """Where results/released-image-DTYPE.json and .md go."""
     threads: int = os.cpu_count() or 1
     """Of torch and of the kernels."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Of networks and image."""
 
 
 class ReleasedCrossNorm(nn.Module):
@@ -76,14 +78,14 @@ def with_released_norms(network: nn.Module) -> nn.Module:
 def compare(options: Options) -> tuple[list[list[float]], list[list[float]]]:
     """Of this package, the released layer and the control: PSNR of each training step's outputs, and its seconds."""
     dtype = getattr(torch, options.dtype)
-    task = ImageTask.open(options.image, options.side)
+    task = ImageTask.open(options.image, options.side).to(torch.device(options.device))
     points, pixels = task.points.to(dtype), task.signal.to(dtype)
     released, reversed_ = with_released_norms, (points.flip(0), pixels.flip(0))
     trainings = []
     for change, data in ((nn.Identity(), (points, pixels)), (released, (points, pixels)), (released, reversed_)):
         torch.manual_seed(0)
         network = change(make_network("pe+cn", in_dim=2, out_dim=3, hidden=(28,) * 10))
-        trainings.append(_training(network.to(dtype).train(), *data, options.learning_rate))
+        trainings.append(_training(network.to(task.device, dtype).train(), *data, options.learning_rate))
     levels, seconds = [], []
     for step in range(options.steps):
         order = (0, 1, 2) if step % 2 else (1, 0, 2)
@@ -123,7 +125,7 @@ def main(options: Options) -> None:
     for mark in marks:
         differences = [max(abs(one[side] - one[1]) for one in levels[:mark]) for side in (0, 2)]
         rows.append([str(mark), *(f"{level:.4f}" for level in levels[mark - 1]), *(f"{d:.1e}" for d in differences)])
-    machine = conditions().removesuffix(", float32")
+    machine = conditions(options.device).removesuffix(", float32")
     heads = ["step", "PSNR, this package", "released layer", "control", "largest difference so far", "control's"]
     text = (
         f"{options.image.name}, 10x28, learning rate {options.learning_rate:g}, {options.dtype}, seed 0; "
@@ -132,7 +134,7 @@ def main(options: Options) -> None:
     )
     stem = f"released-image-{options.dtype}"
     store(options.docs, stem, text)
-    stored = {"conditions": conditions(), "seed": 0, **provenance(), "psnr": levels, "seconds": seconds, "ratio": ratio}
+    stored = {"conditions": machine, "seed": 0, **provenance(), "psnr": levels, "seconds": seconds, "ratio": ratio}
     (options.docs / "results" / f"{stem}.json").write_text(json.dumps(stored) + "\n")
 
 

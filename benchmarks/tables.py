@@ -26,9 +26,11 @@ def store(docs: Path, stem: str, text: str) -> None:
     print(text)
 
 
-def conditions() -> str:
-    """Machine and its instructions, threads, torch, kernels: what a time depends on."""
-    kernel = "compiled" if kernels.chooses_kernel(torch.zeros(1, 1)) else "plain"
+def conditions(device: str = "cpu") -> str:
+    """Machine and its instructions or GPU, threads, torch, kernels: what a time depends on."""
+    kernel = "compiled" if kernels.chooses_kernel(torch.zeros(1, 1, device=device)) else "plain"
+    if torch.device(device).type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}, {kernel} kernels, float32"
     return (
         f"{platform.machine()}, {processor()} ({torch.backends.cpu.get_cpu_capability()}), "
         f"{torch.get_num_threads()} threads, "

@@ -36,7 +36,7 @@ def mipnerf_presets(tiny_rays: int, full_rays: int) -> dict[str, Preset]:
 
 
 @contextlib.contextmanager
-def training_steps(preset: Preset) -> Iterator[tuple[Step, Step]]:
+def training_steps(preset: Preset, device: str = "cpu") -> Iterator[tuple[Step, Step]]:
     """Steps of nerfstudio's trainer without a norm and with CN, on a generated scene of 40x40 pixels."""
     from crossnorm_ns.data import make_scene
 
@@ -45,13 +45,13 @@ def training_steps(preset: Preset) -> Iterator[tuple[Step, Step]]:
         scene, runs = Path(folder) / "scene", Path(folder) / "runs"
         with contextlib.redirect_stdout(sys.stderr):
             make_scene.blender(scene, resolution=40, train=4, val=0, test=1, supersampling=1)
-        yield _step(plain, rays, scene, runs), _step(cross, rays, scene, runs)
+        yield _step(plain, rays, scene, runs, device), _step(cross, rays, scene, runs, device)
 
 
-def _step(config: Any, rays: int, scene: Path, runs: Path) -> Step:
+def _step(config: Any, rays: int, scene: Path, runs: Path, device: str) -> Step:
     config = copy.deepcopy(config)
     config.output_dir, config.timestamp, config.vis = runs, "run", "tensorboard"
-    config.machine.device_type = "cpu"
+    config.machine.device_type = device
     config.pipeline.datamanager.data = scene
     config.pipeline.datamanager.train_num_rays_per_batch = rays
     with contextlib.redirect_stdout(sys.stderr):
