@@ -1,7 +1,7 @@
 """nerfstudio's own vanilla NeRF and nerfacto with Cross Normalization, as the example for other fields.
 
 Registered with nerfstudio in pyproject.toml; loaded by every ns-* command, so nothing heavy or optional is imported.
-Apart from trainer, data manager and norms the settings are those of nerfstudio's `vanilla-nerf` and `nerfacto`.
+Apart from trainer, pipeline, data manager and norms the settings are those of nerfstudio's `vanilla-nerf`, `nerfacto`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, Va
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.engine.optimizers import AdamOptimizerConfig, RAdamOptimizerConfig
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
-from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from crossnorm_ns.data.blender_dataparser import BlenderCNDataParserConfig
 from crossnorm_ns.data.blender_dataset import BlenderDataset
+from crossnorm_ns.engine.pipeline import CrossNormPipelineConfig
 from crossnorm_ns.engine.trainer import CrossNormTrainerConfig
 from crossnorm_ns.models.nerfacto import NerfactoCNModelConfig
 from crossnorm_ns.models.vanilla_nerf import VanillaNeRFCNModelConfig
@@ -24,7 +24,7 @@ from crossnorm_ns.models.vanilla_nerf import VanillaNeRFCNModelConfig
 vanilla_nerf_cn = MethodSpecification(
     config=CrossNormTrainerConfig(
         method_name="vanilla-nerf-cn",
-        pipeline=VanillaPipelineConfig(
+        pipeline=CrossNormPipelineConfig(
             datamanager=VanillaDataManagerConfig(
                 _target=VanillaDataManager[BlenderDataset], dataparser=BlenderCNDataParserConfig()
             ),
@@ -55,7 +55,7 @@ nerfacto_cn = MethodSpecification(
         steps_per_save=2000,
         max_num_iterations=30000,
         mixed_precision=True,
-        pipeline=VanillaPipelineConfig(
+        pipeline=CrossNormPipelineConfig(
             datamanager=VanillaDataManagerConfig(
                 _target=VanillaDataManager[BlenderDataset],
                 dataparser=NerfstudioDataParserConfig(),
@@ -67,6 +67,7 @@ nerfacto_cn = MethodSpecification(
                 average_init_density=0.01,
                 camera_optimizer=CameraOptimizerConfig(mode="SO3xR3"),
             ),
+            find_unused_parameters=True,
         ),
         optimizers={
             "proposal_networks": _decaying(1e-2, 1e-4, 200_000),

@@ -18,6 +18,9 @@ class CrossNormPipelineConfig(VanillaPipelineConfig):
     """Configuration of a pipeline whose norms see the whole batch of all processes."""
 
     _target: type = field(default_factory=lambda: CrossNormPipeline)
+    find_unused_parameters: bool = False
+    """With several processes: looks in each step for parameters that take no part in it. Needed where some rest, as
+    nerfacto's proposal networks do in most steps."""
 
 
 class CrossNormPipeline(VanillaPipeline):
@@ -28,7 +31,7 @@ class CrossNormPipeline(VanillaPipeline):
 
     def __init__(
         self,
-        config: VanillaPipelineConfig,
+        config: CrossNormPipelineConfig,
         device: torch.device | str,
         test_mode: Literal["test", "val", "inference"] = "val",
         world_size: int = 1,
@@ -38,14 +41,22 @@ class CrossNormPipeline(VanillaPipeline):
         super().__init__(config, str(device), test_mode, grad_scaler=grad_scaler)  # which takes several with NCCL alone
         self.world_size = world_size
         if world_size > 1:
-            self._model = cast(Model, shared_model(self._model))
+            self._model = cast(Model, shared_model(self._model, config.find_unused_parameters))
 
 
-def shared_model(model: Model) -> DistributedDataParallel:
-    """The model as all processes of torch.distributed train it, from the weights of the first.
+def shared_model(model: Model, find_unused_parameters: bool = False) -> DistributedDataParallel:
+    """The model as all processes of torch.distributed train it, from the weights and buffers of the first.
 
     Norms reduce their statistics over the processes, so their buffers stay the same everywhere by themselves.
+
+    Args:
+        model: is changed in place.
+        find_unused_parameters: where some parameters take no part in some steps.
     """
     model.device_indicator_param.requires_grad_(False)  # nerfstudio's; DDP would wait for its gradient
     devices = [model.device] if model.device.type == "cuda" else None
-    return DistributedDataParallel(convert_sync(model), device_ids=devices, broadcast_buffers=False)
+    shared = DistributedDataParallel(
+        convert_sync(model), device_ids=devices, find_unused_parameters=find_unused_parameters
+    )
+    shared.broadcast_buffers = False  # as an argument it would also leave out the first broadcast
+    return shared
