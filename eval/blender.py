@@ -124,7 +124,7 @@ def _open_views(arguments: Arguments) -> "Views":
 
 def _check_targets(arguments: Arguments, scene: Path) -> None:
     """Finds out before the work, not after it, that results cannot be written."""
-    from eval.files import check_target
+    from eval.files import check_folder, check_target
 
     for file in (arguments.output, arguments.sheet):
         if file is not None:
@@ -135,7 +135,7 @@ def _check_targets(arguments: Arguments, scene: Path) -> None:
                 f"--save-renders {arguments.save_renders} lies in the scene {scene}, where it could replace true "
                 "images: give a folder elsewhere."
             )
-        arguments.save_renders.mkdir(parents=True, exist_ok=True)
+        check_folder(arguments.save_renders)
 
 
 def run() -> None:

@@ -294,12 +294,12 @@ def _scene_of(folder: Path, scan: int) -> Path:
 
 def _check_targets(arguments: Arguments) -> None:
     """Finds out before the work, not after it, that results cannot be written."""
-    if arguments.output is not None:
-        from eval.files import check_target
+    from eval.files import check_folder, check_target
 
+    if arguments.output is not None:
         check_target(arguments.output)
     if arguments.visualize is not None:
-        arguments.visualize.mkdir(parents=True, exist_ok=True)
+        check_folder(arguments.visualize)
 
 
 def _listed() -> str:

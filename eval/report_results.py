@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from crossnorm_ns.paper_tables import Setting, TableName, paper_table
+from crossnorm_ns.reading import FileError, read_json
 from eval.dtu_files import DTU_SCANS
 from eval.errors import EvaluationError
 
@@ -74,9 +74,9 @@ def _files(path: Path) -> list[Path]:
 def _results(file: Path, named: bool) -> list[dict[str, Any]]:
     """Results in a file; one that is none is refused where it was named, and left out where its folder was."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise EvaluationError(f"{file} cannot be read as JSON ({error}).") from error
+        content = read_json(file)
+    except FileError as error:
+        raise EvaluationError(str(error)) from error
     listed = content.get("scans", [content]) if isinstance(content, dict) else content
     found = [result for result in listed if isinstance(result, dict) and _table_of(result)] if listed else []
     if named and not found:

@@ -301,7 +301,7 @@ def test_run_of_a_radiance_field_is_refused(
     [
         ("mesh.stl", [], ".ply or .obj"),
         ("folder.ply", [], "is a folder"),
-        ("file/mesh.ply", [], "folder cannot be made"),
+        ("file/mesh.ply", [], "this folder cannot be made"),
         ("mesh.ply", ["--resolution", "1"], "--resolution is 1"),
         ("mesh.ply", ["--block-size", "0"], "--block-size is 0"),
     ],

@@ -395,7 +395,7 @@ def test_files_without_results_are_left_out_in_folders_and_refused_by_name(comma
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("{", ["cannot be read as JSON"]),
+        ("{", ["is not valid json"]),
         (json.dumps({"per_image": []}), ["incomplete", "0.json"]),
         (json.dumps(dtu_result(24, 1.0)), ["No results for the table blender", "dtu"]),
         ("[]", ["holds no result"]),

@@ -4,10 +4,10 @@ Pictures are float32 with straight alpha; smaller ones are area averages of that
 google/mipnerf (`internal/datasets.py`, class Blender).
 """
 
-import json
 import math
 import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from jaxtyping import Float
 
 from crossnorm_ns.data.errors import DataError
 from crossnorm_ns.data.pictures import check_inside, decoded, downscaled_size, size_and_mode
+from crossnorm_ns.reading import FileError, read_json
 
 RIGID_TOLERANCE = 1e-3
 """Largest error of R^T R - 1 that still counts as a rotation: float32 exports stay below 1e-6."""
@@ -88,8 +89,8 @@ def check_scene(
 ) -> None:
     """Checks all that training and evaluation will read, so that bad data shows before anything is written.
 
-    Beyond `read_split` this reads every picture's bytes against their checksums and compares sizes; it does not decode
-    them, so 400 pictures of 800x800 take a fraction of a second.
+    Beyond `read_split` this reads every picture's bytes against their checksums and compares sizes, several pictures at
+    a time.
 
     Args:
         scene: Folder with the `transforms_{split}.json` files.
@@ -103,9 +104,10 @@ def check_scene(
     for split in splits:
         cameras = read_split(scene, split, downscale_factor, allow_outside)
         expected = (cameras.width * downscale_factor, cameras.height * downscale_factor)
-        for index, image_path in enumerate(cameras.image_paths):
-            where = _frame(image_path, transforms_path(scene, split), index)
-            size = _image_size(image_path, where)
+        names = [_frame(path, transforms_path(scene, split), i) for i, path in enumerate(cameras.image_paths)]
+        with ThreadPoolExecutor() as pool:
+            sizes = list(pool.map(_image_size, cameras.image_paths, names))
+        for where, size in zip(names, sizes, strict=True):
             if size != expected:
                 raise DataError(
                     f"{where} is {size[0]}x{size[1]}, but frame 0 is {expected[0]}x{expected[1]}: "
@@ -146,9 +148,9 @@ def _read_json(scene: Path, path: Path) -> dict[str, Any]:
         inside = f" Its sub-folder {scenes[0]!r} has such files: give {scene / scenes[0]}." if scenes else ""
         raise DataError(f"No file {path}: {scene} is not a scene in Blender format, or is incomplete.{inside}")
     try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not valid json ({error}): copy or export it again.") from error
+        contents = read_json(path)
+    except FileError as error:
+        raise DataError(str(error)) from error
     if not isinstance(contents, dict):
         raise DataError(f"{path} must hold one json object with the keys 'camera_angle_x' and 'frames'.")
     return contents

@@ -7,6 +7,7 @@ in the order of their names, as in Totoro97/NeuS (`models/dataset.py`), but valu
 
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -193,7 +194,8 @@ def _check_partners(paths: Sequence[Path], numbers: list[int], other: Path, othe
 
 def _common_size(paths: Sequence[Path]) -> tuple[int, int]:
     """Width and height in pixels that all pictures and masks have, from headers and checksums."""
-    sizes = [_image_size(path) for path in paths]
+    with ThreadPoolExecutor() as pool:
+        sizes = list(pool.map(_image_size, paths))
     for path, size in zip(paths, sizes, strict=True):
         if size != sizes[0]:
             raise DataError(
@@ -278,8 +280,11 @@ def _matrix(path: Path, arrays: dict[str, np.ndarray], key: str) -> Float[np.nda
             f"{path}: {key} has shape {matrix.shape} and type {matrix.dtype}, but must be 4x4 real numbers."
         )
     matrix = matrix.astype(np.float64)
-    if not np.isfinite(matrix).all():
-        raise DataError(f"{path}: {key} holds NaN or infinity: export the cameras again, or remove the view.")
+    if not (np.abs(matrix) <= np.finfo(np.float32).max).all():
+        raise DataError(
+            f"{path}: {key} holds NaN, infinity or a number beyond single precision: export the cameras again, or "
+            "remove the view."
+        )
     if np.linalg.matrix_rank(matrix[:3, :3]) < 3:
         raise DataError(f"{path}: {key} is singular: export the cameras again, or remove the view.")
     return matrix
@@ -291,8 +296,11 @@ def _decompose(
     """Intrinsics and camera-to-world of a projection of unit-sphere coordinates, both with OpenCV's axes."""
     if np.linalg.det(projection[:, :3]) < 0:
         raise DataError(f"{where}: the camera is mirrored (negative determinant): export the cameras again.")
-    intrinsics, rotation, centre = cv2.decomposeProjectionMatrix(projection)[:3]
-    camera_to_world = np.column_stack([rotation.T, centre[:3, 0] / centre[3, 0]])
+    intrinsics, rotation, centre = cv2.decomposeProjectionMatrix(projection / np.abs(projection[:, :3]).max())[:3]
+    with np.errstate(all="ignore"):  # a centre at infinity is refused below
+        camera_to_world = np.column_stack([rotation.T, centre[:3, 0] / centre[3, 0]])
+    if not (np.abs(camera_to_world) <= np.finfo(np.float32).max).all():
+        raise DataError(f"{where}: the camera lies beyond single precision: export the cameras again.")
     if -camera_to_world[:, 2] @ camera_to_world[:, 3] < -1:
         raise DataError(
             f"{where}: the camera looks away from the unit sphere around the object: "

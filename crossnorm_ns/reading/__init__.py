@@ -1,6 +1,7 @@
 """Reading files of unknown origin: nothing in them is run, and sizes are checked before memory is taken for them."""
 
 from crossnorm_ns.reading.arrays import read_arrays
+from crossnorm_ns.reading.documents import MOST_TEXT, read_json, read_text
 from crossnorm_ns.reading.errors import MOST_BYTES, FileError, first_line
 from crossnorm_ns.reading.mat import read_mat
 from crossnorm_ns.reading.meshes import MESH_FORMATS, read_mesh
@@ -10,11 +11,14 @@ __all__ = [
     "MESH_FORMATS",
     "MOST_BYTES",
     "MOST_PIXELS",
+    "MOST_TEXT",
     "FileError",
     "check_picture",
     "first_line",
     "read_arrays",
+    "read_json",
     "read_mat",
     "read_mesh",
     "read_picture",
+    "read_text",
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from crossnorm_ns.reading.errors import FileError, first_line
+from crossnorm_ns.reading.png import check_png_lines
 
 MOST_PIXELS = 2**25
 """Of one picture: 8192 x 4096."""
@@ -18,6 +19,8 @@ PICTURE_FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "PPM")
 def check_picture(path: Path) -> tuple[tuple[int, int], str]:
     """Width and height in pixels and Pillow's mode of a picture, from its header and checksums.
 
+    Of a PNG also the lines are checked, which Pillow and OpenCV leave as they are where some are missing.
+
     Raises:
         FileError: it cannot be read, or has more than `MOST_PIXELS`.
     """
@@ -25,6 +28,9 @@ def check_picture(path: Path) -> tuple[tuple[int, int], str]:
         with _open(path) as picture:
             size, mode = picture.size, picture.mode
             picture.verify()
+            is_png = picture.format == "PNG"
+        if is_png:
+            check_png_lines(path)
     except Exception as error:  # damaged files make Pillow's readers raise all sorts
         raise _unreadable(path, error) from error
     return size, mode
@@ -36,6 +42,7 @@ def read_picture(path: Path) -> Image.Image:
     Raises:
         FileError: it cannot be read, or has more than `MOST_PIXELS`.
     """
+    check_picture(path)
     try:
         with _open(path) as picture:
             picture.load()
