@@ -72,7 +72,8 @@ def plain(x, weight, bias, upstream, stored, form, relu, source="batch"):
 
 
 def by_kernel(x, weight, bias, upstream, stored, form, relu, source="batch", eps=EPS):
-    batch_mean, batch_var = triton_kernels.column_statistics(x)
+    count, batch_mean, batch_var = triton_kernels.column_statistics(x)
+    assert count == len(x)
     rows, mean, var = (len(x), batch_mean, batch_var) if source == "batch" else (37.5, *stored)
     y = triton_kernels.forward(x, weight, bias, rows, mean, var, form, eps, relu)
     own_mean = None if source == "stored" else batch_mean
@@ -128,7 +129,7 @@ def test_lower_precision_rounds_only_what_has_the_type_of_x(dtype, tolerance, fo
 @pytest.mark.parametrize("rows", [1, 2, 63, 64, 65, 300])
 def test_column_statistics_are_accurate_far_from_zero(rows):
     x = inputs(rows, 12, torch.float32, offset=1e4)[0]
-    found, expected = triton_kernels.column_statistics(x), statistics(x.double())
+    found, expected = triton_kernels.column_statistics(x)[1:], statistics(x.double())
     torch.testing.assert_close(found[0], expected.mean.float(), rtol=1e-7, atol=0)
     torch.testing.assert_close(found[1], expected.var.float(), rtol=1e-5, atol=0)
 
@@ -136,7 +137,7 @@ def test_column_statistics_are_accurate_far_from_zero(rows):
 def test_column_statistics_do_not_depend_on_which_row_is_first():
     x = inputs(300, 12, torch.float32, offset=1e4)[0]
     x[0] = 0
-    found, expected = triton_kernels.column_statistics(x), statistics(x.double())
+    found, expected = triton_kernels.column_statistics(x)[1:], statistics(x.double())
     torch.testing.assert_close(found, expected[1:], rtol=1e-6, atol=0, check_dtype=False)
 
 
@@ -224,19 +225,19 @@ from triton.compiler import ASTSource
 from crossnorm_ns.kernels import triton_kernels
 
 LAYOUT = {"BLOCK_C": 32, "TILE": 256}
+ADDING = {"BLOCK_P": 64, "BLOCK_C": 4}
 CASES = [
     (triton_kernels._moments_kernel, {**LAYOUT, "SINGLE": True}, "*fp64"),
-    (triton_kernels._merge_kernel, {"BLOCK_P": 64, "BLOCK_C": 4}, "*fp64"),
+    (triton_kernels._merge_kernel, ADDING, "*fp64"),
     (triton_kernels._add_kernel, LAYOUT, None),
 ]
-for form, kinds in (("released", 4), ("paper", 5), ("columns", 2)):
+for form, kinds in (("released", 4), ("paper", 5), ("bn", 2), ("gn", 2)):
     constants = {**LAYOUT, "FORM": form, "RELU": True}
     CASES.append((triton_kernels._forward_kernel, constants, None))
     CASES.append((triton_kernels._backward_kernel, {**constants, "SUMS": kinds}, "*fp32"))
-SIZES = ("rows", "chunk", "channels", "programs")
+    CASES.append((triton_kernels._columns_kernel, {**ADDING, "FORM": form, "SUMS": kinds}, "*fp32"))
+SIZES = ("count", "chunk", "channels", "programs")
 for kernel, constants, partials in CASES:
-    while not isinstance(kernel, triton.runtime.JITFunction):
-        kernel = kernel.fn  # within the autotuner
     names = kernel.arg_names
     types = {"partials": partials, **{name: "i32" for name in SIZES}, **{name: "constexpr" for name in constants}}
     types |= {p.name: p.annotation_type for p in kernel.params if p.annotation_type}
@@ -259,7 +260,7 @@ def test_kernels_compile_for_a_gpu(tmp_path, monkeypatch):
 def test_operators_of_cuda_devices_hand_their_arguments_to_these_kernels():
     x, weight, bias, upstream, mean, var = inputs(33, 6)
     count, batch_mean, batch_var = operators.column_statistics_by_triton(x)
-    assert count == 33 and count.device.type == "cpu"
+    assert count == 33 and count.device == x.device
     expected_statistics = statistics(x)
     torch.testing.assert_close([batch_mean, batch_var], list(expected_statistics[1:]))
     columns, options = (torch.tensor(40.0), mean, var), ("paper", EPS, True)

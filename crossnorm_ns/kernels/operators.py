@@ -37,8 +37,7 @@ def _of_columns(x: Tensor) -> Tensor:
 @torch.library.register_fake("crossnorm_ns::column_statistics", lib=_LIBRARY)
 def _(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     mean = _of_columns(x)
-    rows = torch.empty((), dtype=mean.dtype, device="cpu")  # on a CUDA device, too: reading it never waits
-    return rows, mean, torch.empty_like(mean)
+    return mean.new_empty(()), mean, torch.empty_like(mean)
 
 
 @torch.library.register_fake("crossnorm_ns::normalize", lib=_LIBRARY)
@@ -65,22 +64,21 @@ def _triton() -> Any:
 
 def column_statistics_by_triton(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The operator `column_statistics` for CUDA devices."""
-    mean, var = _triton().column_statistics(x)
-    return torch.tensor(float(x.shape[0]), dtype=mean.dtype, device="cpu"), mean, var
+    return _triton().column_statistics(x)
 
 
 def normalize_by_triton(
     x: Tensor, weight: Any, bias: Any, rows: Tensor, *statistics_and_options: Any
 ) -> Tensor:
     """The operator `normalize` for CUDA devices."""
-    return _triton().forward(x, weight, bias, float(rows), *statistics_and_options)
+    return _triton().forward(x, weight, bias, rows, *statistics_and_options)
 
 
 def normalize_backward_by_triton(
     dy: Tensor, x: Tensor, weight: Any, bias: Any, rows: Tensor, *statistics_and_options: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The operator `normalize_backward` for CUDA devices."""
-    return _triton().backward(dy, x, weight, bias, float(rows), *statistics_and_options)
+    return _triton().backward(dy, x, weight, bias, rows, *statistics_and_options)
 
 
 _LIBRARY.impl("column_statistics", column_statistics_by_triton, "CUDA")
