@@ -35,6 +35,8 @@ class Options:
     """Points over [-1, 1)."""
     network: str = "4x178"
     """Hidden layers x width."""
+    memory: float = 1.0
+    """GiB for a part of the Jacobian; each part is a pass over all outputs."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Of network and kernel."""
     docs: Path = Path("docs")
@@ -51,7 +53,7 @@ def main(options: Options) -> None:
     network = network.to(options.device)
     points = (2 * torch.arange(options.samples)[:, None] / options.samples - 1).to(options.device)
     before, start = _highest(options.device), time.perf_counter()
-    kernel = neural_tangent_kernel(network, points)
+    kernel = neural_tangent_kernel(network, points, memory=int(options.memory * 2**30))
     between = time.perf_counter()
     eigenvalues = kernel_eigenvalues(kernel).cpu()
     seconds = {"kernel": between - start, "eigenvalues": time.perf_counter() - between}
@@ -60,6 +62,7 @@ def main(options: Options) -> None:
         "method": options.method,
         "samples": options.samples,
         "network": options.network,
+        "memory": options.memory,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "gib": (_highest(options.device) - before) / 2**30,
         "seconds": seconds,

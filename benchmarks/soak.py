@@ -28,7 +28,7 @@ from scipy.stats import theilslopes
 from benchmarks.tables import table
 from crossnorm_ns.provenance import provenance
 
-METHODS = ("mipnerf-cn-tiny", "neus-cn-tiny")
+METHODS = ("mipnerf-cn-tiny", "neus-cn-tiny", "volsdf-cn-tiny")
 _NEGLIGIBLE = {"memory_mib": 2.0, "open_files": 0.0, "step_ms": 0.0}
 _BLOCKS = 20
 
@@ -91,7 +91,7 @@ def soak(method: str, options: Options, folder: Path) -> dict[str, list[float]]:
     from crossnorm_ns.data import make_scene
 
     scene = folder / "scene"
-    if method.startswith("neus"):
+    if method.startswith(("neus", "volsdf")):
         make_scene.dtu(scene, resolution=24, views=6)
     else:
         make_scene.blender(scene, resolution=24, train=6, val=1, test=2)

@@ -229,12 +229,12 @@ ADDING = {"BLOCK_P": 64, "BLOCK_C": 4}
 CASES = [
     (triton_kernels._moments_kernel, {**LAYOUT, "SINGLE": True}, "*fp64"),
     (triton_kernels._merge_kernel, ADDING, "*fp64"),
-    (triton_kernels._add_kernel, LAYOUT, None),
 ]
 for form, kinds in (("released", 4), ("paper", 5), ("bn", 2), ("gn", 2)):
     constants = {**LAYOUT, "FORM": form, "RELU": True}
     CASES.append((triton_kernels._forward_kernel, constants, None))
-    CASES.append((triton_kernels._backward_kernel, {**constants, "SUMS": kinds}, "*fp32"))
+    CASES.append((triton_kernels._sums_kernel, {**constants, "SUMS": kinds}, "*fp32"))
+    CASES.append((triton_kernels._gradient_kernel, {**constants, "FLOW": True}, None))
     CASES.append((triton_kernels._columns_kernel, {**ADDING, "FORM": form, "SUMS": kinds}, "*fp32"))
 SIZES = ("count", "chunk", "channels", "programs")
 for kernel, constants, partials in CASES:

@@ -10,6 +10,7 @@ the host never waits for it. Launches are few, since at the sizes of one trainin
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable
 from typing import Any, Literal, no_type_check
@@ -24,25 +25,13 @@ Form = Literal["released", "paper", "bn", "gn"]
 
 _MAX_PROGRAMS = 1024
 _MIN_ROWS = 64  # of a program, so that its sums stay small beside what it reads
-_TILE, _WARPS = 2048, 8
+_TILE, _WARPS = 1024, 4
 
 
 # Kernels carry `no_type_check` beside this: the runtime type checks of the tests would hide their source from Triton.
 def _kernel(function: Callable) -> Any:
     sizes = [name for name in ("count", "chunk", "programs") if name in inspect.signature(function).parameters]
     return triton.jit(function, do_not_specialize=sizes)  # a batch of another size compiles nothing anew
-
-
-@_kernel
-@no_type_check
-def _column_values(weight, bias, mean, var, column, channels, precision: tl.constexpr):
-    known = column < channels
-    return (
-        tl.load(weight + column, known, 0).to(precision),
-        tl.load(bias + column, known, 0).to(precision),
-        tl.load(mean + column, known, 0),
-        tl.load(var + column, known, 0),
-    )
 
 
 @_kernel
@@ -61,24 +50,66 @@ def _share(rows, channels, FORM: tl.constexpr):
 
 @_kernel
 @no_type_check
-def _entries(x, mean, var, keep, share, rows, channels, eps, FORM: tl.constexpr):
-    """x - center, D^-1/2 (0 outside of x) and x - row mean of a tile."""
+def _global_moments(rows, mean, var, channels, BLOCK: tl.constexpr):
+    """Mean and unbiased variance of all entries from the statistics of the columns; in float64."""
+    column = tl.arange(0, BLOCK)
+    known = column < channels
+    means = tl.load(mean + column, known, 0).to(tl.float64)
+    center = tl.sum(means) / channels
+    deviation = tl.where(known, means - center, 0)
+    squares = (rows - 1) * tl.sum(tl.load(var + column, known, 0).to(tl.float64))
+    return center, (squares + rows * tl.sum(deviation * deviation)) / tl.maximum(rows * channels - 1, 1)
+
+
+@_kernel
+@no_type_check
+def _column_values(
+    weight, bias, rows, mean, var, column, channels, precision: tl.constexpr, FORM: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Scale, shift, center and variance of the columns of a tile."""
+    known = column < channels
+    center, spread = tl.load(mean + column, known, 0), tl.load(var + column, known, 0)
+    if FORM == "gn":
+        center, spread = _global_moments(rows, mean, var, channels, BLOCK)
+        center, spread = center.to(precision), spread.to(precision)
+    return (
+        tl.load(weight + column, known, 0).to(precision),
+        tl.load(bias + column, known, 0).to(precision),
+        center,
+        spread,
+    )
+
+
+@_kernel
+@no_type_check
+def _inverse_root(x):
+    """x^-1/2, rounded once: the hardware's estimate of a float32 and a Newton step."""
+    root = tl.rsqrt(x)
+    return root + 0.5 * root * (1 - x * root * root)
+
+
+@_kernel
+@no_type_check
+def _entries(x, mean, var, about, keep, share, rows, channels, eps, FORM: tl.constexpr):
+    """x - center, D^-1/2 (0 outside of x) and x - row mean of a tile; sums over rows are of x - about."""
     if FORM == "bn" or FORM == "gn":  # noqa: PLR1714
-        return x - mean, tl.where(keep, tl.rsqrt(var * share + eps), 0), x
-    row_mean = (tl.sum(x, 1) / channels)[:, None]
-    deviation = tl.where(keep, x - row_mean, 0)
+        return x - mean, tl.where(keep, _inverse_root(var * share + eps), 0), x
+    near = tl.where(keep, x - about, 0)
+    row_mean = (tl.sum(near, 1) / channels)[:, None]
+    deviation = tl.where(keep, near - row_mean, 0)
     row_squares = tl.sum(deviation * deviation, 1)[:, None]
+    row_offset = row_mean - (mean - about)
     if FORM == "released":
-        centered = (x - mean) - share * (channels * (row_mean - mean) - x)
+        centered = (x - mean) - share * (channels * row_offset - x)
         variance = var + row_squares / tl.maximum(channels - 1, 1)
     else:
-        offset = share * (channels * (row_mean - mean) - (x - mean))
+        offset = share * (channels * row_offset - (x - mean))
         centered = (x - mean) - offset
-        row_offset = (row_mean - mean) - offset
+        row_offset -= offset
         squares = (rows - 1) * var + rows * offset * offset
         squares += row_squares + channels * row_offset * row_offset - centered * centered
         variance = tl.where(squares < 0, 0, share * squares)  # rounding of an outlier's row may go below 0
-    return centered, tl.where(keep, tl.rsqrt(variance + eps), 0), deviation
+    return centered, tl.where(keep, _inverse_root(variance + eps), 0), deviation
 
 
 @_kernel
@@ -144,9 +175,12 @@ def _forward_kernel(
     precision: tl.constexpr = mean.dtype.element_ty
     batch_rows = tl.load(rows).to(tl.float64)
     share = _share(batch_rows, channels, FORM).to(precision)
-    batch_rows, epsilon = batch_rows.to(precision), tl.full((), eps, precision)
-    column = tl.arange(0, BLOCK_C)[None, :]
-    scale, shift, center, spread = _column_values(weight, bias, mean, var, column, channels, precision)
+    column, epsilon = tl.arange(0, BLOCK_C)[None, :], tl.full((), eps, precision)
+    about = tl.load(mean)
+    scale, shift, center, spread = _column_values(
+        weight, bias, batch_rows, mean, var, column, channels, precision, FORM, BLOCK_C
+    )
+    batch_rows = batch_rows.to(precision)
     begin = tl.program_id(0) * chunk
     end = tl.minimum(begin + chunk, count)
     for start in range(begin, end, BLOCK_R):
@@ -154,7 +188,7 @@ def _forward_kernel(
         keep = (row < end) & (column < channels)
         at = row.to(tl.int64) * channels + column
         value = tl.load(x + at, keep, 0).to(precision)
-        centered, inverse, _ = _entries(value, center, spread, keep, share, batch_rows, channels, epsilon, FORM)
+        centered, inverse, _ = _entries(value, center, spread, about, keep, share, batch_rows, channels, epsilon, FORM)
         result = centered * inverse * scale + shift
         if RELU:
             result = tl.where(result <= 0, 0, result)
@@ -163,12 +197,12 @@ def _forward_kernel(
 
 @_kernel
 @no_type_check
-def _backward_kernel(  # noqa: PLR0915
-    x, dy, dx, partials, weight, bias, rows, mean, var, count, chunk, channels,
+def _sums_kernel(
+    x, dy, partials, weight, bias, rows, mean, var, count, chunk, channels,
     eps: tl.float64,
     FORM: tl.constexpr, RELU: tl.constexpr, SUMS: tl.constexpr, BLOCK_C: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """dx without what flows through the column statistics, and the program's sums over its rows.
+    """The program's sums over its rows of what backward needs of each column.
 
     They are, with g = dy weight, r = D^-1/2, h = -g (x - c) r^3 / 2: of dweight, dbias, g r, h and h (m - c).
     """
@@ -177,9 +211,12 @@ def _backward_kernel(  # noqa: PLR0915
     precision: tl.constexpr = mean.dtype.element_ty
     batch_rows = tl.load(rows).to(tl.float64)
     share = _share(batch_rows, channels, FORM).to(precision)
-    batch_rows, epsilon = batch_rows.to(precision), tl.full((), eps, precision)
-    column = tl.arange(0, BLOCK_C)[None, :]
-    scale, shift, center, spread = _column_values(weight, bias, mean, var, column, channels, precision)
+    column, epsilon = tl.arange(0, BLOCK_C)[None, :], tl.full((), eps, precision)
+    about = tl.load(mean)
+    scale, shift, center, spread = _column_values(
+        weight, bias, batch_rows, mean, var, column, channels, precision, FORM, BLOCK_C
+    )
+    batch_rows = batch_rows.to(precision)
     dweight = tl.full((BLOCK_R, BLOCK_C), 0, precision)
     dbias = tl.full((BLOCK_R, BLOCK_C), 0, precision)
     if CROSS:
@@ -195,26 +232,19 @@ def _backward_kernel(  # noqa: PLR0915
         at = row.to(tl.int64) * channels + column
         value = tl.load(x + at, keep, 0).to(precision)
         gradient = tl.load(dy + at, keep, 0).to(precision)
-        centered, inverse, deviation = _entries(value, center, spread, keep, share, batch_rows, channels, epsilon, FORM)
+        centered, inverse, _ = _entries(value, center, spread, about, keep, share, batch_rows, channels, epsilon, FORM)
         normalized = centered * inverse
         if RELU:
             gradient = tl.where(normalized * scale + shift <= 0, 0, gradient)
         dweight += gradient * normalized
         dbias += gradient
-        result = gradient * scale * inverse
         if CROSS:
+            result = gradient * scale * inverse
             h = -0.5 * result * normalized * inverse
             scaled += result
             variance += h
-            through_squares = 2 * tl.sum(h, 1)[:, None] * deviation
-            through_center = result - tl.sum(result, 1)[:, None]
-            if FORM == "released":
-                result += share * through_center + through_squares / tl.maximum(channels - 1, 1)
-            else:
-                offset += h * (center - value + centered)
-                through_center += 2 * tl.sum(h * (centered - deviation), 1)[:, None]
-                result += share * (through_center + through_squares + result * normalized * normalized)
-        tl.store(dx + at, result.to(dx.dtype.element_ty), keep)
+        if FORM == "paper":
+            offset += h * (center - value + centered)
     at = partials + tl.program_id(0) * SUMS * channels + column
     tl.store(at, tl.sum(dweight, 0)[None, :], column < channels)
     tl.store(at + channels, tl.sum(dbias, 0)[None, :], column < channels)
@@ -234,49 +264,76 @@ def _columns_kernel(
 ):  # fmt: skip
     """The programs' sums added, in float64: dweight, dbias, and what flows through the statistics of each column.
 
-    That is constant + slope (x - batch mean), to be added to dx; of global normalization nothing yet.
+    That is constant + slope (x - batch mean), a part of dx. One program of global normalization sees all columns.
     """
-    program = tl.arange(0, BLOCK_P)[:, None]
     column = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
     known = column < channels
-    keep = (program < programs) & known
-    at = partials + program * SUMS * channels + column
-    by_weight = tl.sum(tl.load(at, keep, 0).to(tl.float64), 0)[None, :]
-    by_bias = tl.sum(tl.load(at + channels, keep, 0).to(tl.float64), 0)[None, :]
+    by_weight = tl.full((BLOCK_P, BLOCK_C), 0, tl.float64)
+    by_bias = tl.full((BLOCK_P, BLOCK_C), 0, tl.float64)
+    scaled = tl.full((BLOCK_P, BLOCK_C), 0, tl.float64)
+    variance = tl.full((BLOCK_P, BLOCK_C), 0, tl.float64)
+    offset = tl.full((BLOCK_P, BLOCK_C), 0, tl.float64)
+    for start in range(0, programs, BLOCK_P):
+        program = start + tl.arange(0, BLOCK_P)[:, None]
+        keep = (program < programs) & known
+        at = partials + program * SUMS * channels + column
+        by_weight += tl.load(at, keep, 0)
+        by_bias += tl.load(at + channels, keep, 0)
+        if SUMS > 2:
+            scaled += tl.load(at + 2 * channels, keep, 0)
+            variance += tl.load(at + 3 * channels, keep, 0)
+        if SUMS > 4:
+            offset += tl.load(at + 4 * channels, keep, 0)
+    by_weight, by_bias = tl.sum(by_weight, 0)[None, :], tl.sum(by_bias, 0)[None, :]
+    scaled, variance, offset = tl.sum(scaled, 0)[None, :], tl.sum(variance, 0)[None, :], tl.sum(offset, 0)[None, :]
     tl.store(dweight + column, by_weight, known)
     tl.store(dbias + column, by_bias, known)
-    if FORM != "gn":
-        batch_rows = tl.load(rows).to(tl.float64)
-        share = _share(batch_rows, channels, FORM)
-        if FORM == "bn":
-            scale = tl.load(weight + column, known, 0).to(tl.float64)
-            square = 1 / (tl.load(var + column, known, 0).to(tl.float64) * share + eps)
-            dmean = -by_bias * scale * tl.sqrt(square)
-            dvar = -0.5 * by_weight * scale * square * share
-        else:
-            scaled = tl.sum(tl.load(at + 2 * channels, keep, 0).to(tl.float64), 0)[None, :]
-            variance = tl.sum(tl.load(at + 3 * channels, keep, 0).to(tl.float64), 0)[None, :]
-            if FORM == "released":
-                dmean = -batch_rows * share * scaled
-                dvar = variance
-            else:
-                offset = tl.sum(tl.load(at + 4 * channels, keep, 0).to(tl.float64), 0)[None, :]
-                dmean = batch_rows * share * (2 * offset - scaled)
-                dvar = (batch_rows - 1) * share * variance
-        tl.store(constant + column, dmean / count, known)
-        tl.store(slope + column, 2 * dvar / tl.maximum(count - 1, 1), known)
+    batch_rows = tl.load(rows).to(tl.float64)
+    share = _share(batch_rows, channels, FORM)
+    scale = tl.load(weight + column, known, 0).to(tl.float64)
+    means, variances = (tl.load(mean + column, known, 0).to(tl.float64), tl.load(var + column, known, 0).to(tl.float64))
+    if FORM == "released":
+        dmean = -batch_rows * share * scaled
+        dvar = variance
+    elif FORM == "paper":
+        dmean = batch_rows * share * (2 * offset - scaled)
+        dvar = (batch_rows - 1) * share * variance
+    elif FORM == "bn":
+        square = 1 / (variances * share + eps)
+        dmean = -by_bias * scale * tl.sqrt(square)
+        dvar = -0.5 * by_weight * scale * square * share
+    else:
+        center, spread = _global_moments(batch_rows, mean, var, channels, BLOCK_C)
+        square = 1 / (spread + eps)
+        dvariance = -0.5 * tl.sum(by_weight * scale) * square / tl.maximum(batch_rows * channels - 1, 1)
+        dmean = -tl.sum(by_bias * scale) * tl.sqrt(square) / channels + 2 * batch_rows * dvariance * (means - center)
+        dvar = (batch_rows - 1) * dvariance + tl.zeros_like(means)
+    tl.store(constant + column, dmean / count, known)
+    tl.store(slope + column, 2 * dvar / tl.maximum(count - 1, 1), known)
 
 
 @_kernel
 @no_type_check
-def _add_kernel(x, dx, batch_mean, constant, slope, count, chunk, channels, BLOCK_C: tl.constexpr, TILE: tl.constexpr):
-    """dx += constant + slope (x - batch_mean): what flows through the column statistics."""
+def _gradient_kernel(
+    x, dy, dx, batch_mean, constant, slope, weight, bias, rows, mean, var, count, chunk, channels,
+    eps: tl.float64,
+    FORM: tl.constexpr, RELU: tl.constexpr, FLOW: tl.constexpr, BLOCK_C: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """dx, with what flows through the column statistics if FLOW."""
     BLOCK_R: tl.constexpr = TILE // BLOCK_C if TILE > BLOCK_C else 1
-    precision: tl.constexpr = batch_mean.dtype.element_ty
-    column = tl.arange(0, BLOCK_C)[None, :]
-    center = tl.load(batch_mean + column, column < channels, 0)
-    added = tl.load(constant + column, column < channels, 0)
-    factor = tl.load(slope + column, column < channels, 0)
+    precision: tl.constexpr = mean.dtype.element_ty
+    batch_rows = tl.load(rows).to(tl.float64)
+    share = _share(batch_rows, channels, FORM).to(precision)
+    column, epsilon = tl.arange(0, BLOCK_C)[None, :], tl.full((), eps, precision)
+    about = tl.load(mean)
+    scale, shift, center, spread = _column_values(
+        weight, bias, batch_rows, mean, var, column, channels, precision, FORM, BLOCK_C
+    )
+    batch_rows = batch_rows.to(precision)
+    if FLOW:
+        own_mean = tl.load(batch_mean + column, column < channels, 0)
+        added = tl.load(constant + column, column < channels, 0)
+        factor = tl.load(slope + column, column < channels, 0)
     begin = tl.program_id(0) * chunk
     end = tl.minimum(begin + chunk, count)
     for start in range(begin, end, BLOCK_R):
@@ -284,7 +341,25 @@ def _add_kernel(x, dx, batch_mean, constant, slope, count, chunk, channels, BLOC
         keep = (row < end) & (column < channels)
         at = row.to(tl.int64) * channels + column
         value = tl.load(x + at, keep, 0).to(precision)
-        result = tl.load(dx + at, keep, 0).to(precision) + added + factor * (value - center)
+        gradient = tl.load(dy + at, keep, 0).to(precision)
+        centered, inverse, deviation = _entries(
+            value, center, spread, about, keep, share, batch_rows, channels, epsilon, FORM
+        )
+        normalized = centered * inverse
+        if RELU:
+            gradient = tl.where(normalized * scale + shift <= 0, 0, gradient)
+        result = gradient * scale * inverse
+        if FORM == "released" or FORM == "paper":  # noqa: PLR1714
+            h = -0.5 * result * normalized * inverse
+            through_squares = 2 * tl.sum(h, 1)[:, None] * deviation
+            through_center = result - tl.sum(result, 1)[:, None]
+            if FORM == "released":
+                result += share * through_center + through_squares / tl.maximum(channels - 1, 1)
+            else:
+                through_center += 2 * tl.sum(h * (centered - deviation), 1)[:, None]
+                result += share * (through_center + through_squares + result * normalized * normalized)
+        if FLOW:
+            result += added + factor * (value - own_mean)
         tl.store(dx + at, result.to(dx.dtype.element_ty), keep)
 
 
@@ -299,58 +374,28 @@ def _layout(x: Tensor) -> tuple[int, int, int]:
     return triton.cdiv(rows, chunk), chunk, triton.next_power_of_2(channels)
 
 
-def _over_programs(programs: int, channels: int, block: int) -> tuple[tuple[int], dict[str, int]]:
-    """Grid and tile of the kernels that add what all programs found."""
-    block_p = triton.next_power_of_2(programs)
-    block_c = min(block, 4 * _MAX_PROGRAMS // block_p)
-    return (triton.cdiv(channels, block_c),), {"BLOCK_P": block_p, "BLOCK_C": block_c}
-
-
-def _global_statistics(rows: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased variance of all entries, in float64."""
-    rows, mean, var = rows.double(), mean.double(), var.double()
-    center = mean.mean()
-    squared_deviations = (rows - 1) * var.sum() + rows * (mean - center).square().sum()
-    return center, squared_deviations / (rows * len(mean) - 1).clamp_min(1)
-
-
-def _global_gradients(
-    dweight: Tensor, dbias: Tensor, weight: Tensor, rows: Tensor, mean: Tensor, var: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
-    """Gradients of the column statistics `mean` and `var`, (channels,) each, of global normalization."""
-    rows, center, variance = rows.double(), *_global_statistics(rows, mean, var)
-    inverse = torch.rsqrt(variance + eps)
-    dcenter = -(dbias.double() * weight).sum() * inverse
-    dvariance = -0.5 * (dweight.double() * weight).sum() * inverse.square()
-    share = dvariance / (rows * len(mean) - 1).clamp_min(1)
-    dvar = (share * (rows - 1)).repeat(len(mean))
-    return dcenter / len(mean) + 2 * rows * share * (mean.double() - center), dvar
+def _over_programs(channels: int, block: int, whole: bool) -> tuple[tuple[int], dict[str, int]]:
+    """Grid and tile of the kernel that adds the sums of all programs; `whole`: one program has all columns."""
+    block_c = block if whole else min(block, 4)
+    return (triton.cdiv(channels, block_c),), {"BLOCK_P": max(1, 1024 // block_c), "BLOCK_C": block_c}
 
 
 def _columns(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    form: Form,
-    rows: int | float | Tensor,
-    mean: Tensor,
-    var: Tensor,
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, rows: int | float | Tensor, mean: Tensor, var: Tensor
 ) -> list[Tensor]:
-    """Weight, bias, rows, center and variance of the columns, as the kernels read them."""
-    channels, precision = x.shape[1], _precision(x)
-    weight = x.new_ones(channels) if weight is None else weight
-    bias = x.new_zeros(channels) if bias is None else bias
+    """Weight, bias, rows, mean and variance of the columns, as the kernels read them."""
+    weight = x.new_ones(x.shape[1]) if weight is None else weight
+    bias = x.new_zeros(x.shape[1]) if bias is None else bias
     if not isinstance(rows, Tensor) or rows.device != x.device:
         rows = x.new_full((), float(rows), dtype=torch.float64)
-    if form == "gn":
-        mean, var = (value.to(precision).expand(channels) for value in _global_statistics(rows, mean, var))
-    return [
-        weight.contiguous(),
-        bias.contiguous(),
-        rows,
-        mean.to(precision).contiguous(),
-        var.to(precision).contiguous(),
-    ]
+    return [weight.contiguous(), bias.contiguous(), rows, *(t.to(_precision(x)).contiguous() for t in (mean, var))]
+
+
+def _on_device_of(x: Tensor) -> Any:
+    """Where kernels start: entering a device costs as much as a small kernel, and is seldom needed."""
+    if not x.is_cuda or x.device.index == torch.cuda.current_device():
+        return contextlib.nullcontext()
+    return torch.cuda.device(x.device)
 
 
 def column_statistics(
@@ -359,18 +404,21 @@ def column_statistics(
     """Number of rows, mean and unbiased variance (0 of less than two rows) of each column, in float32 or better."""
     x = x.contiguous()
     count, channels = x.shape
-    rows, mean, var = (x.new_empty(shape, dtype=_precision(x)) for shape in ((), channels, channels))
+    rows, (mean, var) = x.new_empty((), dtype=_precision(x)), x.new_empty((2, channels), dtype=_precision(x))
     if count == 0:
         return rows.zero_(), mean.zero_(), var.zero_()
     programs, chunk, block = _layout(x)
     partials = x.new_empty((programs, 2, channels), dtype=torch.float64)
-    grid, tile = _over_programs(programs, channels, block)
+    block_p = triton.next_power_of_2(programs)
+    block_c = min(block, 4 * _MAX_PROGRAMS // block_p)
     single = mean.dtype == torch.float32
-    with torch.cuda.device_of(x):
+    with _on_device_of(x):
         _moments_kernel[(programs,)](
             x, partials, count, chunk, channels, SINGLE=single, BLOCK_C=block, TILE=_TILE, num_warps=_WARPS
         )
-        _merge_kernel[grid](partials, rows, mean, var, count, chunk, channels, programs, **tile)
+        _merge_kernel[(triton.cdiv(channels, block_c),)](
+            partials, rows, mean, var, count, chunk, channels, programs, BLOCK_P=block_p, BLOCK_C=block_c
+        )
     return rows, mean, var
 
 
@@ -404,8 +452,8 @@ def forward(
     if count == 0:
         return y
     programs, chunk, block = _layout(x)
-    columns = _columns(x, weight, bias, form, rows, mean, var)
-    with torch.cuda.device_of(x):
+    columns = _columns(x, weight, bias, rows, mean, var)
+    with _on_device_of(x):
         _forward_kernel[(programs,)](
             x, y, *columns, count, chunk, channels, eps,
             FORM=form, RELU=relu, BLOCK_C=block, TILE=_TILE, num_warps=_WARPS,
@@ -445,29 +493,26 @@ def backward(
     x, dy = x.contiguous(), dy.contiguous()
     dx = torch.empty_like(x)
     (count, channels), precision = x.shape, _precision(x)
-    dweight, dbias, constant, slope = (x.new_empty(channels, dtype=precision) for _ in range(4))
+    dweight, dbias, constant, slope = x.new_empty((4, channels), dtype=precision)
     if count == 0:
         return dx, dweight.zero_(), dbias.zero_()
     programs, chunk, block = _layout(x)
-    weight, bias, rows, center, spread = _columns(x, weight, bias, form, rows, mean, var)
+    weight, bias, *statistics = _columns(x, weight, bias, rows, mean, var)
     kinds = {"released": 4, "paper": 5}.get(form, 2)
     partials = x.new_empty((programs, kinds, channels), dtype=precision)
-    grid, tile = _over_programs(programs, channels, block)
-    with torch.cuda.device_of(x):
-        _backward_kernel[(programs,)](
-            x, dy, dx, partials, weight, bias, rows, center, spread, count, chunk, channels, eps,
-            FORM=form, RELU=relu, SUMS=kinds, BLOCK_C=block, TILE=_TILE, num_warps=_WARPS,
-        )  # fmt: skip
+    grid, tile = _over_programs(channels, block, whole=form == "gn")
+    options = {"FORM": form, "RELU": relu, "BLOCK_C": block, "TILE": _TILE, "num_warps": _WARPS}
+    own_mean = statistics[1] if batch_mean is None else batch_mean.to(precision).contiguous()
+    with _on_device_of(x):
+        _sums_kernel[(programs,)](
+            x, dy, partials, weight, bias, *statistics, count, chunk, channels, eps, SUMS=kinds, **options
+        )
         _columns_kernel[grid](
-            partials, dweight, dbias, constant, slope, weight, rows, center, spread, count, channels, programs, eps,
+            partials, dweight, dbias, constant, slope, weight, *statistics, count, channels, programs, eps,
             FORM=form, SUMS=kinds, **tile,
         )  # fmt: skip
-        if batch_mean is not None:
-            if form == "gn":
-                dmean, dvar = _global_gradients(dweight, dbias, weight, rows, mean, var, eps)
-                constant, slope = (dmean / count).to(precision), (2 * dvar / max(count - 1, 1)).to(precision)
-            batch_mean = batch_mean.to(precision).contiguous()
-            _add_kernel[(programs,)](
-                x, dx, batch_mean, constant, slope, count, chunk, channels, BLOCK_C=block, TILE=_TILE, num_warps=_WARPS
-            )
+        _gradient_kernel[(programs,)](
+            x, dy, dx, own_mean, constant, slope, weight, bias, *statistics, count, chunk, channels, eps,
+            FLOW=batch_mean is not None, **options,
+        )  # fmt: skip
     return dx, dweight, dbias
