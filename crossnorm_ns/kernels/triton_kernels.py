@@ -31,7 +31,7 @@ _TILE, _WARPS = 1024, 4
 # Kernels carry `no_type_check` beside this: the runtime type checks of the tests would hide their source from Triton.
 def _kernel(function: Callable) -> Any:
     sizes = [name for name in ("count", "chunk", "programs") if name in inspect.signature(function).parameters]
-    return triton.jit(function, do_not_specialize=sizes)  # a batch of another size compiles nothing anew
+    return triton.jit(do_not_specialize=sizes)(function)  # a batch of another size compiles nothing anew
 
 
 @_kernel
