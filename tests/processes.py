@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import distributed
 
-from crossnorm_ns.models import mipnerf, neus, surface
+from crossnorm_ns.models import mipnerf, neus, surface, volsdf
 
 needs_gloo = pytest.mark.skipif(
     not (distributed.is_available() and distributed.is_gloo_available()), reason="torch has no gloo"
@@ -61,7 +61,12 @@ def samples_without_chance() -> Iterator[None]:
             (mipnerf, "stratified_fenceposts", 4),
             (mipnerf, "resample_fenceposts", 3),
             (neus, "even_samples", 3),
+            (volsdf, "stratified_fenceposts", 4),
         ]:
             patch.setattr(module, name, regular(getattr(module, name), position))
+        bounded = volsdf.error_bounded_samples
+        patch.setattr(
+            volsdf, "error_bounded_samples", lambda *given, **options: bounded(*given, **options | {"perturb": False})
+        )
         patch.setattr(surface, "_turned", lambda points: points)
         yield
