@@ -52,9 +52,6 @@ def evaluate(config: Path, mesh_resolution: int = 0, scan: Path | None = None) -
     """
     import numpy as np
 
-    from eval.chamfer import compare, sample_triangles
-    from eval.dtu_files import load_reference
-    from eval.extract_mesh import extract_run_mesh
     from eval.runs import load_run
 
     run = load_run(config, device="cpu")
@@ -72,11 +69,7 @@ def evaluate(config: Path, mesh_resolution: int = 0, scan: Path | None = None) -
                 "render": (outputs["rgb"] + white).numpy(),
                 "normals": (outputs["normals_vis"] * outputs["accumulation"] + white).numpy(),
             }
-    mesh = extract_run_mesh(config, mesh_resolution, device="cpu") if mesh_resolution else None
-    comparison = None
-    if mesh is not None and scan is not None:
-        points = sample_triangles(np.array(mesh.vertices), np.array(mesh.faces))
-        comparison = compare(points, load_reference(scan, EXAMPLE_SCAN))
+    mesh, comparison = surface_of(config, mesh_resolution, scan, "cpu") if mesh_resolution else (None, None)
     return Scores(
         psnr=float(np.mean([found["psnr_mask"] for found in metrics])),
         mask_iou=float(np.mean([found["mask_iou"] for found in metrics])),
@@ -84,6 +77,34 @@ def evaluate(config: Path, mesh_resolution: int = 0, scan: Path | None = None) -
         comparison=comparison,
         **shown,
     )
+
+
+def surface_of(config: Path, resolution: int, scan: Path | None, device: str | None = None) -> tuple[Any, Any]:
+    """Mesh of a saved run, and its comparison with the reference of the example scan, None where there is no scan.
+
+    Raises:
+        EvaluationError: there is no surface, or none that the reference can be compared with.
+    """
+    import numpy as np
+
+    from eval.chamfer import compare, sample_triangles
+    from eval.dtu_files import load_reference
+    from eval.extract_mesh import extract_run_mesh
+
+    mesh = extract_run_mesh(config, resolution, device=device)
+    if scan is None:
+        return mesh, None
+    points = sample_triangles(np.array(mesh.vertices), np.array(mesh.faces))
+    return mesh, compare(points, load_reference(scan, EXAMPLE_SCAN))
+
+
+def chamfer_scores(comparison: Any) -> dict[str, float]:
+    """Accuracy, completeness and chamfer distance in millimetres."""
+    return {
+        "accuracy": comparison.accuracy,
+        "completeness": comparison.completeness,
+        "chamfer": comparison.overall,
+    }
 
 
 def train_and_score(training: Training, folder: Path, mesh_resolution: int = 160) -> dict[str, Any]:
@@ -103,8 +124,7 @@ def train_and_score(training: Training, folder: Path, mesh_resolution: int = 160
         scores.surface.export(folder / f"{training.name}.ply")
     result |= {"psnr": scores.psnr, "mask_iou": scores.mask_iou, "machine": conditions()}
     if scores.comparison is not None:
-        found = scores.comparison
-        result |= {"accuracy": found.accuracy, "completeness": found.completeness, "chamfer": found.overall}
+        result |= chamfer_scores(scores.comparison)
     return result
 
 

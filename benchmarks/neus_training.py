@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.processes import report_progress, run_program
+from benchmarks.processes import run_program
+from benchmarks.timed_training import train_timed
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,6 @@ class Training:
 def train(training: Training, folder: Path) -> dict[str, Any]:
     """Trains and saves a run below `folder`; returns where its config.yml lies, and the seconds."""
     import torch
-    from nerfstudio.scripts.train import _set_random_seed
 
     from method_configs.neus import tiny_config
 
@@ -51,25 +50,8 @@ def train(training: Training, folder: Path) -> dict[str, Any]:
     datamanager.dataparser.downscale_factor = training.downscale_factor
     config.output_dir, config.timestamp = folder, training.name
     config.machine.seed, config.machine.device_type = training.seed, "cpu"
-    config.steps_per_eval_batch = config.steps_per_eval_image = config.steps_per_eval_all_images = training.steps + 1
     datamanager.data, datamanager.dataparser.eval_mode = Path(training.data), "interval"
-    config.save_config()
-    _set_random_seed(training.seed)
-    trainer = config.setup(local_rank=0, world_size=1)
-    trainer.setup(test_mode="test")
-    step_once, seconds = trainer.train_iteration, 0.0
-
-    def timed(step: int) -> Any:
-        nonlocal seconds
-        start = time.process_time()
-        result = step_once(step)
-        seconds += time.process_time() - start
-        report_progress(step + 1)
-        return result
-
-    trainer.train_iteration = timed
-    trainer.train()
-    return {"config": str(config.get_base_dir() / "config.yml"), "seconds": seconds}
+    return {"config": str(config.get_base_dir() / "config.yml"), "seconds": train_timed(config).seconds}
 
 
 if __name__ == "__main__":
