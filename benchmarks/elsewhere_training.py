@@ -67,7 +67,7 @@ def config_of(training: Training) -> Any:
 def _vanilla_nerf(training: Training) -> Any:
     from method_configs.elsewhere import vanilla_nerf_cn
 
-    config = copy.deepcopy(vanilla_nerf_cn.config)
+    config: Any = copy.deepcopy(vanilla_nerf_cn.config)
     config.pipeline.model.norm = training.norm
     if training.preset == "tiny":
         config.pipeline.model.num_coarse_samples, config.pipeline.model.num_importance_samples = 16, 16
@@ -122,9 +122,10 @@ def train_and_score(training: Training, _: Path) -> dict[str, Any]:
     """Trains and scores.
 
     Returns:
-        `learning_rate` of the fields; `seconds` inside training steps; `curve`, with PSNR and SSIM of the test views and
-        `validation_psnr` at each moment, and the last of them again, beside it; for VolSDF `chamfer` and its two parts,
-        or why there is none as `surface_error`. Where the training broke off, `error` instead of all scores.
+        `learning_rate` of the fields; `device`, `machine`, and whether in `mixed_precision`; `seconds` inside training
+        steps; `curve`, with PSNR and SSIM of the test views and `validation_psnr` at each moment, and the last of them
+        beside it; for VolSDF `chamfer` and its two parts, or why there is none as `surface_error`. Where the training
+        broke off, `error` instead of all scores.
     """
     import torch
 
@@ -134,11 +135,11 @@ def train_and_score(training: Training, _: Path) -> dict[str, Any]:
     torch.set_num_threads(1)
     config = config_of(training)
     marks = [round(training.steps * (i + 1) / training.moments) for i in range(training.moments)]
-    on_gpu = torch.cuda.is_available()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     result = {
         "learning_rate": config.optimizers["fields"]["optimizer"].lr,
-        "machine": conditions("cuda" if on_gpu else "cpu"),
-        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+        "device": device,
+        "machine": conditions(device),
     }
     with tempfile.TemporaryDirectory() as folder:
         config.output_dir, config.timestamp = Path(folder), "run"
@@ -147,6 +148,7 @@ def train_and_score(training: Training, _: Path) -> dict[str, Any]:
         except NonFiniteError as error:
             return result | {"error": str(error).partition(", training stops")[0]}
         result |= {"seconds": trained.seconds, "curve": trained.curve, **trained.curve[-1]}
+        result["mixed_precision"] = trained.trainer.mixed_precision
         if training.method == "volsdf":
             try:
                 result |= _surface_scores(config.get_base_dir() / "config.yml", training)

@@ -28,7 +28,7 @@ def train_timed(
 
     Args:
         config: of the trainer, complete.
-        moments: numbers of steps after which norms are calibrated and `measure` is asked; without an effect on training.
+        moments: numbers of steps after which norms are calibrated and `measure` is asked, without effect on training.
         measure: scores of a trainer's model.
 
     Raises:
@@ -71,7 +71,18 @@ def train_timed(
         if broken:
             raise broken[0] from None
         raise
+    finally:
+        _close_event_files()
     return TimedTraining(trainer, seconds, curve)
+
+
+def _close_event_files() -> None:
+    """Whose threads would write on, also where the run's folder is being removed."""
+    from nerfstudio.utils import writer
+
+    for events in [each for each in writer.EVENT_WRITERS if isinstance(each, writer.TensorboardWriter)]:
+        events.tb_writer.close()
+        writer.EVENT_WRITERS.remove(events)
 
 
 def _clock(device: str) -> Callable[[], float]:

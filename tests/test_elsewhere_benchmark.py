@@ -12,7 +12,8 @@ import pytest
 from nerfstudio.configs.method_configs import method_configs
 
 from benchmarks import elsewhere, elsewhere_training, neus_scores, timed_training
-from benchmarks.elsewhere import Options, Size, main, scores_after, trainings, verdict
+from benchmarks.elsewhere import Options, Size, main, trainings
+from benchmarks.elsewhere_tables import grid_table, scores_after, verdict
 from benchmarks.elsewhere_training import Method, Training, config_of, held_out_views, train_and_score
 from benchmarks.timed_training import train_timed
 from crossnorm_ns.engine.trainer import CrossNormTrainer
@@ -81,7 +82,7 @@ def test_a_training_that_broke_off_is_not_the_best_and_says_so() -> None:
     whole = [result("none", 1, 20.0, 20.0), result("none", 3, 20.0, 20.0), result("cn", 1, 19.0, 19.0)]
     found = verdict([*whole, broken])
     assert found is not None and found.rates["cn"] == 0.01
-    text = elsewhere.grid_table([*whole, broken])
+    text = grid_table([*whole, broken])
     assert "| cn | 0.03 | 3 | broke off |" in text and text.endswith("step 7: the loss is not finite")
     assert verdict([*whole[:2], broken]) is None
 
@@ -131,8 +132,8 @@ def test_full_presets_have_the_networks_and_samples_of_the_registered_methods() 
         theirs = method_configs[method].pipeline.model
         for name in ("num_coarse_samples", "num_importance_samples", "num_proposal_samples_per_ray", "num_levels"):
             assert getattr(ours, name, None) == getattr(theirs, name, None)
-    ours, theirs = config_of(replace(TRAINING, method="volsdf", preset="full")).pipeline.model, volsdf_cn.config.pipeline
-    assert ours == replace(theirs.model, mask_loss_mult=0.1, background="white")
+    ours: Any = config_of(replace(TRAINING, method="volsdf", preset="full")).pipeline.model
+    assert ours == replace(volsdf_cn.config.pipeline.model, mask_loss_mult=0.1, background="white")
 
 
 # --- What is written
@@ -165,9 +166,9 @@ def test_tables_hold_rows_and_verdicts_of_all_methods_but_those_that_failed(
     assert "`python -m benchmarks.elsewhere --seeds 0 --moments 2`" in text
     for method in ("vanilla-nerf", "volsdf"):
         assert f"| {method} | 0.03 (edge) | 0.03 (edge) | 23.00 | 24.00 (+1.00) | 24.00 (+1.00) |" in text
-        assert f"## {method}\n\n4 steps of 16 rays, tiny preset; processor seconds" in text
+        assert f"## {method}\n\n4 steps of 16 rays, tiny preset, " in text
     assert text.count("| cn | 0.03 | 3 | 24.00 | 0.700 | 24.00 | 2.00 | 10.0 |") == 2
-    assert "## nerfacto" not in text
+    assert "with masks" in text and "processor seconds" in text and "## nerfacto" not in text
     stored = (tmp_path / "results" / "elsewhere.json").read_text()
     assert "somewhere" not in stored and str(tmp_path) not in stored
     content = json.loads(stored)
