@@ -1,12 +1,17 @@
-"""Trainings in two processes: own rays, one model, common calibration, exact resume, and what ends both of them."""
+"""Trainings in two and four processes: own rays, one model, common calibration, exact resume, what ends them all."""
 
 import copy
+import functools
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+import test_neus_methods
+import test_trainer
+import test_volsdf
 import torch
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import SceneBox
@@ -14,7 +19,7 @@ from nerfstudio.scripts import train as ns_train
 from nerfstudio.utils import writer
 from processes import in_processes, needs_gloo, samples_without_chance, started
 from states import differences
-from test_trainer import make_config
+from torch import distributed
 from trainings import checkpoint_of, run_folder, train
 
 from crossnorm_ns.engine.random_state import preserved_random_state
@@ -22,7 +27,53 @@ from crossnorm_ns.engine.trainer import CrossNormTrainer, CrossNormTrainerConfig
 from crossnorm_ns.norms import calibrate
 
 pytestmark = [needs_gloo, pytest.mark.usefixtures("own_writers")]
-STEPS, RANKS = 4, range(2)
+STEPS = 4
+MAKERS = {
+    "mip-NeRF": test_trainer.make_config,
+    "NeuS": test_neus_methods.make_config,
+    "VolSDF": test_volsdf.make_config,
+}
+
+
+class Case(NamedTuple):
+    """What is trained, and by how many processes; four of them take the statistics of batches."""
+
+    method: str
+    processes: int
+
+    def __str__(self) -> str:
+        return f"{self.method} in {self.processes}"
+
+
+MIPNERF, NEUS, VOLSDF = (Case(method, 2) for method in MAKERS)
+CASES = [MIPNERF, NEUS, VOLSDF, Case("mip-NeRF", 4), Case("NeuS", 4)]
+
+
+class Run(NamedTuple):
+    """Trainings of a case, and what each process knows of them."""
+
+    case: Case
+    configs: dict[str, CrossNormTrainerConfig]
+    ranks: list[dict[str, Any]]
+
+    def checkpoint(self, name: str) -> dict[str, Any]:
+        return checkpoint_of(run_folder(self.configs[name]))
+
+
+def make_config(case: Case, scenes: dict[str, Path], output: Path, **changes: Any) -> CrossNormTrainerConfig:
+    config = MAKERS[case.method](scenes[case.method], output, **({"max_num_iterations": STEPS} | changes))
+    config.optimizers["fields"]["scheduler"].max_steps = STEPS
+    model: Any = config.pipeline.model
+    if case.method == "mip-NeRF":
+        model.depth = 3
+    if case.processes > 2:
+        model.norm_statistics, config.calibration_batches = "batch", 1
+    return config
+
+
+@pytest.fixture(scope="module")
+def scenes(tiny_scene: Path, scan: Path) -> dict[str, Path]:
+    return {"mip-NeRF": tiny_scene, "NeuS": scan, "VolSDF": scan}
 
 
 def make_trainer(rank: int, config: CrossNormTrainerConfig) -> CrossNormTrainer:
@@ -33,7 +84,7 @@ def make_trainer(rank: int, config: CrossNormTrainerConfig) -> CrossNormTrainer:
     if rank == 0:
         config.save_config()
     ns_train._set_random_seed(config.machine.seed + rank)
-    trainer: Any = config.setup(local_rank=rank, world_size=len(RANKS))
+    trainer: Any = config.setup(local_rank=rank, world_size=distributed.get_world_size())
     trainer.setup()
     return trainer
 
@@ -64,14 +115,15 @@ def train_all(rank: int, configs: dict[str, CrossNormTrainerConfig]) -> dict[str
     found = {"state": trainer.pipeline.model.state_dict(), "rays of the last calibration": rays}
     make_trainer(rank, configs["first half"]).train()
     make_trainer(rank, configs["second half"]).train()
-    trainer = make_trainer(rank, configs["signalled"])
-    if rank == 1:
-        signalled_at(trainer, 1, signal.SIGTERM)
-    try:
-        trainer.train()
-    except SystemExit as end:
-        found["exit code"] = end.code
-    make_trainer(rank, configs["behind the signal"]).train()
+    if "signalled" in configs:
+        trainer = make_trainer(rank, configs["signalled"])
+        if rank == 1:
+            signalled_at(trainer, 1, signal.SIGTERM)
+        try:
+            trainer.train()
+        except SystemExit as end:
+            found["exit code"] = end.code
+        make_trainer(rank, configs["behind the signal"]).train()
     return found
 
 
@@ -79,93 +131,98 @@ def resume(rank: int, config: CrossNormTrainerConfig) -> None:
     make_trainer(rank, config).train()
 
 
-@pytest.fixture(scope="module")
-def configs(tiny_scene, tmp_path_factory) -> dict[str, CrossNormTrainerConfig]:
-    output = tmp_path_factory.mktemp("output")
-
+def make_run(case: Case, scenes: dict[str, Path], output: Path, ranks: Path) -> Run:
     def config(name: str, behind: str | None = None, **changes: Any) -> CrossNormTrainerConfig:
-        load_dir = (
-            None if behind is None else output / behind / "tiny" / "mipnerf-cn-tiny" / "run" / "nerfstudio_models"
-        )
-        return make_config(tiny_scene, output / name, **({"max_num_iterations": STEPS, "load_dir": load_dir} | changes))
+        if behind is not None:
+            changes["load_dir"] = run_folder(configs[behind]) / "nerfstudio_models"
+        return make_config(case, scenes, output / name, **changes)
 
-    busy = {"steps_per_save": 2, "steps_per_eval_batch": 2, "steps_per_eval_image": 3}
-    return {
-        "one go": config("one go"),
-        "first half": config("first half", max_num_iterations=2, **busy),
-        "second half": config("second half", behind="first half", **busy),
-        "signalled": config("signalled"),
-        "behind the signal": config("behind the signal", behind="signalled"),
-    }
+    busy = {"steps_per_save": 2}
+    if case.processes == 2:
+        busy |= {"steps_per_eval_batch": 2, "steps_per_eval_image": 3}
+    configs = {"one go": config("one go"), "first half": config("first half", max_num_iterations=2, **busy)}
+    configs["second half"] = config("second half", behind="first half", **busy)
+    if case == MIPNERF:
+        configs["signalled"] = config("signalled")
+        configs["behind the signal"] = config("behind the signal", behind="signalled")
+    with samples_without_chance():
+        return Run(case, configs, in_processes(case.processes, ranks, train_all, configs))
 
 
 @pytest.fixture(scope="module")
-def ranks(configs, tmp_path_factory) -> list[dict[str, Any]]:
-    with samples_without_chance():
-        return in_processes(len(RANKS), tmp_path_factory.mktemp("ranks"), train_all, configs)
+def runs(scenes: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Run]:
+    """Makes the trainings of a case once."""
+    return functools.cache(
+        lambda case: make_run(case, scenes, tmp_path_factory.mktemp("output"), tmp_path_factory.mktemp("ranks"))
+    )
 
 
-def checkpoint(configs: dict[str, CrossNormTrainerConfig], name: str) -> dict[str, Any]:
-    return checkpoint_of(run_folder(configs[name]))
+@pytest.fixture(params=CASES, ids=str)
+def run(runs: Callable[[Case], Run], request: pytest.FixtureRequest) -> Run:
+    return runs(request.param)
 
 
-def test_processes_draw_their_own_rays_and_end_with_one_model(ranks):
-    assert differences(ranks[0]["state"], ranks[1]["state"]) == []
-    first, second = (rank["rays of the last calibration"][0]["directions"] for rank in ranks)
-    assert not torch.equal(first, second)
+def test_processes_draw_their_own_rays_and_end_with_one_model(run: Run) -> None:
+    first, *others = run.ranks
+    for other in others:
+        assert differences(first["state"], other["state"]) == []
+    drawn = [rank["rays of the last calibration"][0]["directions"] for rank in run.ranks]
+    assert len({tuple(directions.flatten().tolist()) for directions in drawn}) == run.case.processes
 
 
-def test_calibration_is_that_of_one_process_with_the_rays_of_all(ranks, configs):
+@pytest.mark.parametrize("run", [MIPNERF, Case("NeuS", 4)], ids=str, indirect=True)
+def test_calibration_is_that_of_one_process_with_the_rays_of_all(run: Run) -> None:
     state = {
         name.removeprefix("_model.module."): value
-        for name, value in checkpoint(configs, "one go")["pipeline"].items()
+        for name, value in run.checkpoint("one go")["pipeline"].items()
         if name.startswith("_model.")
     }
     box = SceneBox(torch.tensor([[-1.0] * 3, [1.0] * 3]))
-    model = configs["one go"].pipeline.model.setup(scene_box=box, num_train_data=6)
+    model = run.configs["one go"].pipeline.model.setup(scene_box=box, num_train_data=6)
     model.load_state_dict(state)
-    for buffer in model.buffers():
-        buffer.fill_(7.0)
-
-    def both(batch: int) -> RayBundle:
-        one, other = (rank["rays of the last calibration"][batch] for rank in ranks)
-        metadata = {name: torch.cat([one["metadata"][name], other["metadata"][name]]) for name in one["metadata"]}
-        parts = {name: torch.cat([one[name], other[name]]) for name in one if name != "metadata"}
-        return RayBundle(**parts, metadata=metadata)
-
-    with samples_without_chance():
-        calibrate(model, [(both(batch),) for batch in range(configs["one go"].calibration_batches)])
     stored = [name for name, _ in model.named_buffers() if ".domains." in name and ".running_" not in name]
     assert stored
+    for name, buffer in model.named_buffers():
+        if name in stored:
+            buffer.fill_(7.0)
+
+    def of_all(batch: int) -> RayBundle:
+        parts = [rank["rays of the last calibration"][batch] for rank in run.ranks]
+        metadata = {name: torch.cat([part["metadata"][name] for part in parts]) for name in parts[0]["metadata"]}
+        tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0] if name != "metadata"}
+        return RayBundle(**tensors, metadata=metadata)
+
+    with samples_without_chance():
+        calibrate(model, [(of_all(batch),) for batch in range(run.configs["one go"].calibration_batches)])
     for name, value in model.named_buffers():
         if name in stored:
             torch.testing.assert_close(value, state[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
-@pytest.mark.usefixtures("ranks")
-def test_resumed_processes_go_on_to_the_bit(configs):
-    whole = checkpoint(configs, "one go")
-    assert len(whole["random_states"]) == len(RANKS)
-    assert differences(*whole["random_states"])
-    assert differences(whole, checkpoint(configs, "first half"))
-    assert differences(whole, checkpoint(configs, "second half")) == []
+def test_resumed_processes_go_on_to_the_bit(run: Run) -> None:
+    whole = run.checkpoint("one go")
+    first, *others = whole["random_states"]
+    assert len(others) == run.case.processes - 1
+    assert all(differences(first, other) for other in others)
+    assert differences(whole, run.checkpoint("first half"))
+    assert differences(whole, run.checkpoint("second half")) == []
 
 
-def test_a_signal_to_one_process_ends_all_after_the_same_step_and_they_resume(ranks, configs):
-    assert [rank["exit code"] for rank in ranks] == [128 + signal.SIGTERM] * len(RANKS)
-    assert checkpoint(configs, "signalled")["step"] == 1
-    assert differences(checkpoint(configs, "one go"), checkpoint(configs, "behind the signal")) == []
+def test_a_signal_to_one_process_ends_all_after_the_same_step_and_they_resume(runs: Callable[[Case], Run]) -> None:
+    run = runs(MIPNERF)
+    assert [rank["exit code"] for rank in run.ranks] == [128 + signal.SIGTERM] * 2
+    assert run.checkpoint("signalled")["step"] == 1
+    assert differences(run.checkpoint("one go"), run.checkpoint("behind the signal")) == []
 
 
-@pytest.mark.usefixtures("ranks")
 def test_one_process_resumes_what_two_have_saved_and_two_resume_what_one_has_saved(
-    configs: dict[str, CrossNormTrainerConfig], tiny_scene: Path, tmp_path: Path
+    runs: Callable[[Case], Run], scenes: dict[str, Path], tmp_path: Path
 ) -> None:
     def config(name: str, steps: int, behind: CrossNormTrainerConfig) -> CrossNormTrainerConfig:
         load_dir = run_folder(behind) / "nerfstudio_models"
-        return make_config(tiny_scene, tmp_path / name, max_num_iterations=steps, load_dir=load_dir)
+        return make_config(MIPNERF, scenes, tmp_path / name, max_num_iterations=steps, load_dir=load_dir)
 
-    alone = config("alone", STEPS, configs["first half"])
+    alone = config("alone", STEPS, runs(MIPNERF).configs["first half"])
     train(alone)
     assert checkpoint_of(run_folder(alone))["step"] == STEPS - 1
     together = config("together", STEPS + 1, alone)
@@ -183,42 +240,53 @@ def train_until_lost(rank: int, config: CrossNormTrainerConfig, number: int) -> 
     trainer.train()
 
 
-def lose_one_of_two(config: CrossNormTrainerConfig, number: int, folder: Path) -> int | None:
-    """Exit code of a process whose partner sends itself a signal in step 3; None where it goes on for a minute."""
-    processes = started(2, folder, train_until_lost, config, number)
-    processes[0].join(60)
-    exit_code = processes[0].exitcode
+def lose_one(count: int, config: CrossNormTrainerConfig, number: int, folder: Path) -> list[int | None]:
+    """Exit codes of processes one of which sends itself a signal in step 3; None of one that goes on for a minute."""
+    processes = started(count, folder, train_until_lost, config, number)
+    others = [process for rank, process in enumerate(processes) if rank != 1]
+    for process in others:
+        process.join(60)
+    exit_codes = [process.exitcode for process in others]
     for process in processes:
         process.kill()
         process.join()
-    return exit_code
+    return exit_codes
 
 
-def assert_said(error: str, cause: str, checkpoint: Path) -> None:
+def assert_said(error: str, cause: str, checkpoint: Path, times: int = 1) -> None:
     assert os.listdir(checkpoint.parent) == [checkpoint.name]
     said = f"error: step 3: another process of this training {cause}; the last checkpoint is {checkpoint}: "
-    assert error.strip().splitlines()[-1].startswith(said)
+    lines = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert len(lines) == times
+    assert all(line.startswith(said) for line in lines)
 
 
-@pytest.mark.usefixtures("ranks")
-def test_a_killed_process_ends_the_other_at_once_and_they_resume_to_the_bit(
-    configs: dict[str, CrossNormTrainerConfig], tiny_scene: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("case", [MIPNERF, NEUS, VOLSDF, Case("NeuS", 4)], ids=str)
+def test_a_killed_process_ends_the_others_at_once_and_they_resume_to_the_bit(
+    case: Case,
+    runs: Callable[[Case], Run],
+    scenes: dict[str, Path],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    config = make_config(tiny_scene, tmp_path / "lost", max_num_iterations=STEPS, steps_per_save=2)
-    resumed = make_config(tiny_scene, tmp_path / "resumed", max_num_iterations=STEPS)
+    config = make_config(case, scenes, tmp_path / "lost", steps_per_save=2)
+    resumed = make_config(case, scenes, tmp_path / "resumed")
     resumed.load_dir = run_folder(config) / "nerfstudio_models"
     (tmp_path / "again").mkdir()
+    whole = runs(case).checkpoint("one go")
+    capfd.readouterr()
     with samples_without_chance():
-        assert lose_one_of_two(config, signal.SIGKILL, tmp_path) == 1
-        assert_said(capfd.readouterr().err, "has ended", resumed.load_dir / "step-000000002.ckpt")
-        in_processes(2, tmp_path / "again", resume, resumed)
-    assert differences(checkpoint(configs, "one go"), checkpoint_of(run_folder(resumed))) == []
+        assert lose_one(case.processes, config, signal.SIGKILL, tmp_path) == [1] * (case.processes - 1)
+        good = resumed.load_dir / "step-000000002.ckpt"
+        assert_said(capfd.readouterr().err, "has ended", good, case.processes - 1)
+        in_processes(case.processes, tmp_path / "again", resume, resumed)
+    assert differences(whole, checkpoint_of(run_folder(resumed))) == []
 
 
 def test_a_process_that_hangs_ends_the_other_after_the_timeout(
-    tiny_scene: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    scenes: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    config = make_config(tiny_scene, tmp_path, max_num_iterations=STEPS, steps_per_save=2, process_timeout=2.0)
-    assert lose_one_of_two(config, signal.SIGSTOP, tmp_path) == 1
+    config = make_config(MIPNERF, scenes, tmp_path, steps_per_save=2, process_timeout=2.0)
+    assert lose_one(2, config, signal.SIGSTOP, tmp_path) == [1]
     good = run_folder(config) / "nerfstudio_models" / "step-000000002.ckpt"
     assert_said(capfd.readouterr().err, "does not answer", good)

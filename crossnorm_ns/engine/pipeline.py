@@ -10,6 +10,7 @@ from nerfstudio.models.base_model import Model
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from torch.nn.parallel import DistributedDataParallel
 
+from crossnorm_ns.engine.processes import mean_in_order
 from crossnorm_ns.norms import convert_sync
 
 
@@ -47,16 +48,21 @@ class CrossNormPipeline(VanillaPipeline):
 def shared_model(model: Model, find_unused_parameters: bool = False) -> DistributedDataParallel:
     """The model as all processes of torch.distributed train it, from the weights and buffers of the first.
 
-    Norms reduce their statistics over the processes, so their buffers stay the same everywhere by themselves.
+    Norms reduce their statistics over the processes, so their buffers stay the same everywhere by themselves. On CPUs a
+    training repeats to the bit, also where it is stopped and goes on.
 
     Args:
         model: is changed in place.
         find_unused_parameters: where some parameters take no part in some steps.
     """
     model.device_indicator_param.requires_grad_(False)  # nerfstudio's; DDP would wait for its gradient
-    devices = [model.device] if model.device.type == "cuda" else None
+    on_gpu = model.device.type == "cuda"
     shared = DistributedDataParallel(
-        convert_sync(model), device_ids=devices, find_unused_parameters=find_unused_parameters
+        convert_sync(model),
+        device_ids=[model.device] if on_gpu else None,
+        find_unused_parameters=find_unused_parameters,
     )
     shared.broadcast_buffers = False  # as an argument it would also leave out the first broadcast
+    if not on_gpu:
+        shared.register_comm_hook(None, lambda _, bucket: mean_in_order(bucket.buffer()))
     return shared

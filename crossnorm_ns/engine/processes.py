@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import torch
 from nerfstudio.utils import comms
-from torch import distributed
+from torch import Tensor, distributed
+from torch.futures import Future
 
 
 class LostProcessError(RuntimeError):
@@ -20,6 +22,12 @@ def set_timeout(seconds: float) -> None:
     """How long a process waits for the others from here on."""
     public = getattr(distributed, "set_timeout", None)  # newer versions of torch
     (public or distributed.distributed_c10d._set_pg_timeout)(timedelta(seconds=seconds))
+
+
+def wait_for_all() -> None:
+    """Returns when all processes have come this far."""
+    if comms.get_world_size() > 1:
+        comms.synchronize()
 
 
 def gathered(value: Any) -> list[Any]:
@@ -37,6 +45,19 @@ def largest(number: int, device: torch.device | str) -> int:
     value = torch.tensor(number, device=device)
     distributed.all_reduce(value, distributed.ReduceOp.MAX)
     return int(value)
+
+
+def mean_in_order(own: Tensor) -> Future[Tensor]:
+    """Mean of a tensor over the processes, added in their order: what DistributedDataParallel may do with gradients.
+
+    A reduction over more than two processes adds in an order that depends on an element's place, and the places of
+    gradients change behind the first step of each run, so that a resumed run would differ in the last bit.
+    """
+    parts = [torch.empty_like(own) for _ in range(comms.get_world_size())]
+    distributed.all_gather(parts, own)
+    mean: Future[Tensor] = Future()
+    mean.set_result(functools.reduce(torch.add, parts) / len(parts))
+    return mean
 
 
 @contextlib.contextmanager

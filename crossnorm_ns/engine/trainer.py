@@ -20,7 +20,14 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from crossnorm_ns.command import errors_in_one_line, print_error
 from crossnorm_ns.data.errors import DataError
 from crossnorm_ns.engine.checkpoints import latest_checkpoint, prune_others, read_checkpoint, save_atomically
-from crossnorm_ns.engine.processes import LostProcessError, gathered, largest, lost_processes_named, set_timeout
+from crossnorm_ns.engine.processes import (
+    LostProcessError,
+    gathered,
+    largest,
+    lost_processes_named,
+    set_timeout,
+    wait_for_all,
+)
 from crossnorm_ns.engine.random_state import capture_random_state, preserved_random_state, restore_random_state
 from crossnorm_ns.finite import NonFiniteError, first_non_finite, numbers_of_step
 from crossnorm_ns.interruption import InterruptedTraining, noted_signals
@@ -193,13 +200,14 @@ class CrossNormTrainer(Trainer):
     def save_checkpoint(self, step: int) -> None:
         """Calibrates, then writes a checkpoint atomically; older ones go only after it is complete.
 
-        Several processes call it together, and the first writes.
+        Several processes call it together, and the first writes; all have the checkpoint when it returns.
         """
         with self.train_lock:  # a viewer renders under it, in eval mode
             self.calibrate_norms()
         random_states = gathered(capture_random_state())
         if comms.is_main_process():
             self._write_checkpoint(step, random_states)
+        wait_for_all()
 
     def _write_checkpoint(self, step: int, random_states: list[dict[str, Any]]) -> None:
         pipeline = getattr(self.pipeline, "module", self.pipeline)
