@@ -135,7 +135,7 @@ def scene(method: Method, options: Options) -> Path:
 
     size, train, held_out = options.resolution, options.train_views, options.held_out_views
     kind = "scan" if method == "volsdf" else "scene"
-    folder = options.output.resolve() / f"{kind}-{size}-{train}-{held_out}"
+    folder = options.output / f"{kind}-{size}-{train}-{held_out}"
     if not folder.exists():
         if kind == "scan":
             make_scene.dtu(folder, resolution=size, views=2 * held_out * HELD_OUT_EVERY)

@@ -33,7 +33,7 @@ FILE_TYPES = {".ply": "ply", ".obj": "obj"}
 
 @dataclass
 class Arguments:
-    """The zero level set of a surface run (neus-cn, neus-ref, ...), as a mesh for viewers and for eval.dtu_chamfer."""
+    """The zero level set of a surface run (neus-cn, volsdf-cn, ...), as a mesh for viewers and for eval.dtu_chamfer."""
 
     load_config: Path
     """config.yml of a finished run."""
@@ -145,7 +145,7 @@ def extract_run_mesh(
     if not isinstance(field, SDFField):
         raise EvaluationError(
             f"{config_path} is a run of {run.config.method_name}, which has no signed distance and so no surface: "
-            "give a run of neus-cn or neus-ref."
+            "give a run of NeuS or VolSDF."
         )
     try:
         vertices, faces = extract_surface(

@@ -25,16 +25,21 @@ from eval import extract_mesh
 from eval.errors import EvaluationError
 from eval.extract_mesh import extract_run_mesh
 from eval.runs import load_run
-from method_configs.neus import tiny_config
+from method_configs import neus, volsdf
 
 RESOLUTION = 40
 CELL = 2.02 / (RESOLUTION - 1)
 
 
-def start_run(folder: Path, norm: str) -> Path:
-    """A small NeuS after one tiny step, as the trainer saves it; its config.yml."""
+def start_run(folder: Path, method: str) -> Path:
+    """A small NeuS, or a VolSDF without masks, after one tiny step, as the trainer saves it; its config.yml."""
     write_scan(folder / "scene")
-    config = tiny_config("neus-cn" if norm == "cn" else "neus-ref", norm, learning_rate=1e-6, steps=1)
+    norm = "none" if method == "neus-ref" else "cn"
+    if method == "volsdf-cn":
+        config = volsdf.tiny_config(method, norm, learning_rate=1e-6, steps=1)
+        config.pipeline.model.mask_loss_mult = 0.0
+    else:
+        config = neus.tiny_config(method, norm, learning_rate=1e-6, steps=1)
     config.output_dir, config.timestamp, config.machine.device_type = folder, "now", "cpu"
     config.calibration_batches, config.pipeline.datamanager.data = 2, folder / "scene"
     config.steps_per_eval_batch = config.steps_per_eval_image = config.steps_per_eval_all_images = 1000
@@ -49,7 +54,7 @@ def start_run(folder: Path, norm: str) -> Path:
     return config.get_base_dir() / "config.yml"
 
 
-@pytest.fixture(scope="module", params=["none", "cn"])
+@pytest.fixture(scope="module", params=["neus-ref", "neus-cn", "volsdf-cn"])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp(request.param)
     return start_run(folder, request.param)
@@ -58,7 +63,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="module")
 def plain_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("plain")
-    return start_run(folder, "none")
+    return start_run(folder, "neus-ref")
 
 
 def field_of(config_path: Path) -> SDFField:
@@ -203,6 +208,29 @@ def test_command_writes_what_other_programs_read(
     shown = capsys.readouterr().out
     assert f"{len(expected.vertices):,} vertices" in shown and "world space" in shown
     assert [path.name for path in output.parent.iterdir()] == [output.name]
+
+
+@pytest.mark.parametrize("space", ["world", "unit"])
+def test_command_takes_any_surface_method(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], space: str
+) -> None:
+    """The oracle is the saved network alone: what the file says of each vertex is true of it."""
+    output = tmp_path / "mesh.ply"
+    options = ["--resolution", RESOLUTION, "--space", space, "--normals", "--colors", "--device", "cpu"]
+    command(monkeypatch, "--load-config", run, "--output", output, *options)
+    assert f"{space} space" in capsys.readouterr().out
+    mesh = trimesh.load(output, process=False)
+    assert isinstance(mesh, trimesh.Trimesh) and len(mesh.faces) > 100
+    points = mesh.vertices if space == "unit" else (mesh.vertices - SCALE_MAT[:3, 3]) / SCALE_MAT[0, 0]
+    field = field_of(run)
+    assert np.abs(signed_distance(field, points)).max() < CELL**2
+    with torch.no_grad():
+        vertices = torch.from_numpy(points).float()
+        _, gradients, features = field.geometry(vertices)
+        outward = torch.nn.functional.normalize(gradients, dim=-1)
+        colors = field.colors(vertices, -outward, gradients, features).numpy()
+    np.testing.assert_allclose(mesh.vertex_normals, outward.numpy(), atol=1e-3)
+    np.testing.assert_allclose(mesh.visual.vertex_colors[:, :3] / 255, colors, atol=1.1 / 255)
 
 
 def test_plain_mesh_holds_no_normals_and_no_colors(

@@ -19,7 +19,6 @@ from test_neus_model import SMALL, batch_of, buffers, changed, hits_of, image_ra
 from torch import nn
 from trainings import checkpoint_of, configured, train
 
-from crossnorm_ns.data import make_scene
 from crossnorm_ns.engine.trainer import CrossNormTrainerConfig
 from crossnorm_ns.fields.sdf_field import SDFFieldConfig
 from crossnorm_ns.models.volsdf import VolSDFModel, VolSDFModelConfig
@@ -193,14 +192,6 @@ def test_reference_differs_from_the_method_in_the_norms_alone():
     plain, cross = volsdf_ref.config, volsdf_cn.config
     model = replace(plain.pipeline.model, sdf_norm="cn", color_norm="cn")
     assert replace(plain, method_name="volsdf-cn", pipeline=replace(plain.pipeline, model=model)) == cross
-
-
-@pytest.fixture(scope="module")
-def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example scan at 24x24 pixels with six views."""
-    folder = tmp_path_factory.mktemp("scans") / "tiny"
-    make_scene.dtu(folder, resolution=24, views=6, supersampling=1)
-    return folder
 
 
 def make_config(scan: Path, output: Path, **changes: Any) -> CrossNormTrainerConfig:
