@@ -9,7 +9,10 @@ from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
+import torch
 from nerfstudio.configs.method_configs import method_configs
+from states import differences
+from trainings import checkpoint_of
 
 from benchmarks import elsewhere, elsewhere_training, neus_scores, timed_training
 from benchmarks.elsewhere import Options, Size, main, trainings
@@ -178,8 +181,18 @@ def test_tables_hold_rows_and_verdicts_of_all_methods_but_those_that_failed(
 # --- Trainings
 
 
+def test_looks_on_the_way_have_no_effect_on_a_training(tiny_scene: Path, tmp_path: Path) -> None:
+    def weights(folder: str, *moments: int) -> dict[str, Any]:
+        config = config_of(replace(TRAINING, data=str(tiny_scene)))
+        config.output_dir, config.timestamp = tmp_path / folder, "run"
+        train_timed(config, moments, lambda _: {"drawn": float(torch.rand(()))})
+        return checkpoint_of(config.get_base_dir())
+
+    assert differences(weights("once", 4), weights("often", 1, 2, 3)) == []
+
+
 @pytest.mark.parametrize("norm", ["none", "cn"])
-def test_looks_on_the_way_have_no_effect_on_a_training(norm: Any, tiny_scene: Path, tmp_path: Path) -> None:
+def test_scores_are_those_of_the_views_at_each_moment(norm: Any, tiny_scene: Path, tmp_path: Path) -> None:
     """Without network, which building nerfstudio's models would otherwise want."""
     training = replace(TRAINING, data=str(tiny_scene), norm=norm)
     often, once = (train_and_score(replace(training, moments=moments), tmp_path) for moments in (4, 1))
