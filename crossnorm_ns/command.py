@@ -3,7 +3,12 @@
 import contextlib
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from crossnorm_ns.limits import LimitError, check_options
+
+Options = TypeVar("Options")
 
 LONGEST_LINE = 1000
 """Characters of an error that are shown: files may hold names of any length."""
@@ -19,18 +24,24 @@ def errors_in_one_line(*kinds: type[Exception]) -> Iterator[None]:
         raise SystemExit(2) from error
 
 
-@contextlib.contextmanager
-def options_in_one_line() -> Iterator[None]:
-    """Within it, tyro reads a command line; what it would draw in a box about a wrong one becomes one line."""
+def read_options(read: Callable[[], Options]) -> Options:
+    """The options in a command line; one that is wrong ends the program with one line and status 2.
+
+    Args:
+        read: has tyro read it, which would draw a box about it. A dataclass that it returns is checked, see `limits`.
+    """
     drawn = io.StringIO()
     try:
         with contextlib.redirect_stderr(drawn):
-            yield
+            options = read()
     except SystemExit as end:
         if end.code == 2:
             print_error(_first_paragraph(drawn.getvalue()))
         raise
     sys.stderr.write(drawn.getvalue())
+    with errors_in_one_line(LimitError):
+        check_options(options)
+    return options
 
 
 def _first_paragraph(box: str) -> str:

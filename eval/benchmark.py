@@ -6,10 +6,11 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from crossnorm_ns.limits import Count, GridSide, InputFolder, OutputFolder, between
 from eval.command import run_command
 from eval.protocols import ProtocolName
 
@@ -40,39 +41,39 @@ class Arguments:
 
     kind: tyro.conf.Positional[Kind]
     """blender: scenes with transforms_train.json. dtu: scans with cameras_sphere.npz."""
-    data: Path
+    data: InputFolder
     """Folder that holds the scenes' folders; those of scans have their number in the name (dtu_scan24)."""
     methods: str
     """Registered methods, with commas between: mipnerf-ref,mipnerf-cn,vanilla-nerf,nerfacto."""
     scenes: str = "all"
     """Names of scenes' folders, with commas between; or all."""
-    seeds: int = 1
+    seeds: Annotated[int, between(1, 10_000)] = 1
     """How many: 3 is 0, 1 and 2."""
-    output: Path | None = None
+    output: OutputFolder | None = None
     """Folder for runs, logs and tables. By default outputs/benchmark-blender or outputs/benchmark-dtu."""
     retry_failed: bool = False
     """Does cells again that failed before."""
     protocol: ProtocolName = "mipnerf"
     """blender: how images are compared, see eval.blender."""
-    every: int = 1
+    every: Count = 1
     """blender: evaluates test frames 0, N, 2N, ... only."""
-    dataset_dir: Path | None = None
+    dataset_dir: InputFolder | None = None
     """dtu: DTU's evaluation files (Points, ObsMask). By default each scene's own folder, as make_scene writes it."""
-    resolution: int = 512
+    resolution: GridSide = 512
     """dtu: grid points along each axis for marching cubes."""
     dataparser: str | None = None
     """Subcommand of ns-train for methods that read other data. By default blender-data, or dtu-cn."""
     executor: Literal["local", "slurm"] = "local"
     """local: processes on this machine. slurm: jobs of a cluster, through submitit."""
-    workers: int = 1
+    workers: Annotated[int, between(1, 1024)] = 1
     """Cells side by side on this machine."""
     slurm_partition: str | None = None
     """Partition of the jobs."""
-    slurm_minutes: int = 1440
+    slurm_minutes: Count = 1440
     """Time limit of each job."""
-    slurm_cpus: int = 8
+    slurm_cpus: Annotated[int, between(1, 1024)] = 8
     """Cores of each job."""
-    slurm_gpus: int = 1
+    slurm_gpus: Annotated[int, between(0, 1024)] = 1
     """GPUs of each job."""
 
 
@@ -135,13 +136,14 @@ def make_cells(arguments: Arguments, output: Path, training: tuple[str, ...]) ->
     """
     import os
 
+    from nerfstudio.configs.dataparser_configs import all_dataparsers
+
     from crossnorm_ns.engine.trainer import CrossNormTrainerConfig
     from eval.benchmark_cells import Cell
     from eval.errors import EvaluationError
 
-    for name, least in (("seeds", 1), ("every", 1), ("workers", 1), ("resolution", 2)):
-        if getattr(arguments, name) < least:
-            raise EvaluationError(f"--{name} is {getattr(arguments, name)}, but must be at least {least}.")
+    if arguments.dataparser not in (None, *all_dataparsers):
+        raise EvaluationError(f"--dataparser: nerfstudio knows no dataparser {arguments.dataparser}.")
     scenes, methods = find_scenes(arguments), find_methods(arguments.methods)
     threads = max(1, (os.cpu_count() or 1) // arguments.workers) if arguments.executor == "local" else None
     device = () if arguments.executor == "slurm" or _has_gpu() or "--machine.device-type" in training else _ON_CPU

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crossnorm_ns.limits import Count, Device, InputFile, InputFolder, OutputFile, OutputFolder, PictureSide
 from eval.command import run_command
 from eval.errors import EvaluationError
 from eval.protocols import ProtocolName
@@ -26,28 +27,28 @@ class Arguments:
     with alpha are laid on white. Numbers of different protocols or resolutions do not belong in one table.
     """
 
-    load_config: Path | None = None
+    load_config: InputFile | None = None
     """config.yml of a finished run: renders its test views and evaluates them."""
-    renders: Path | None = None
+    renders: InputFolder | None = None
     """Folder with one .png or .jpg per test frame, the frame's number last in its name (r_0.png, rgb_000.png), or the
     output folder of ns-render dataset."""
     method: str | None = None
     """With --renders: name of the system, for tables of several."""
-    data: Path | None = None
+    data: InputFolder | None = None
     """Scene folder (with transforms_test.json): needed for --renders, replaces the recorded one of --load-config."""
-    downscale_factor: int | None = None
+    downscale_factor: PictureSide | None = None
     """With --renders: how many times smaller than the scene's pictures they are (2: the 400x400 protocol)."""
     protocol: ProtocolName = "mipnerf"
     """mipnerf: float images. nerfstudio: its models' metrics (torchmetrics). nerfbaselines: 8-bit images."""
-    every: int = 1
+    every: Count = 1
     """Evaluate only frames 0, N, 2N, ...: a quick look, and table and JSON say so."""
-    output: Path | None = None
+    output: OutputFile | None = None
     """JSON file for the results. A PSNR is null there if it is infinite, since render and truth are equal."""
-    sheet: Path | None = None
+    sheet: OutputFile | None = None
     """PNG file for a picture sheet: render, truth and error of a few test frames."""
-    save_renders: Path | None = None
+    save_renders: OutputFolder | None = None
     """With --load-config: folder for the renders as 8-bit PNG, named as the test frames."""
-    device: str | None = None
+    device: Device | None = None
     """With --load-config: where to render (cpu, cuda, cuda:1, ...). By default the GPU if there is one."""
     allow_outside: bool = False
     """Reads pictures outside of the scene's folder where its json files name such."""
@@ -105,8 +106,6 @@ def _check_options(arguments: Arguments) -> None:
         raise EvaluationError("--downscale-factor goes with --renders: a run is evaluated at its own resolution.")
     elif arguments.method is not None:
         raise EvaluationError("--method goes with --renders: a run knows its method.")
-    if arguments.every < 1:
-        raise EvaluationError(f"--every is {arguments.every}, but must be 1 (all test frames) or more.")
     if arguments.sheet is not None and arguments.sheet.suffix.lower() != ".png":
         raise EvaluationError(f"--sheet {arguments.sheet} must end in .png: that is what it will be.")
 

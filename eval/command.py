@@ -6,7 +6,8 @@ from typing import Any
 
 import tyro
 
-from crossnorm_ns.command import errors_in_one_line, options_in_one_line
+from crossnorm_ns.command import errors_in_one_line, read_options
+from crossnorm_ns.limits import LimitError
 from eval.errors import EvaluationError
 
 
@@ -21,12 +22,11 @@ def run_command(
         prog: what `--help` calls it.
         words: the command line; None takes that of the process.
     """
-    with options_in_one_line():
-        arguments = tyro.cli(arguments_class, prog=prog, args=words)
+    arguments = read_options(lambda: tyro.cli(arguments_class, prog=prog, args=words))
     # what nerfstudio does to torch is nothing that the user could mend
     warnings.filterwarnings("ignore", module=r"(nerfstudio|torch)\.")
     from crossnorm_ns.data.errors import DataError
     from crossnorm_ns.jobs import JobError
 
-    with errors_in_one_line(EvaluationError, DataError, JobError, OSError):
+    with errors_in_one_line(EvaluationError, DataError, LimitError, JobError, OSError):
         main(arguments)

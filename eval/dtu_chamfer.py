@@ -7,8 +7,20 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from crossnorm_ns.limits import (
+    Device,
+    GridSide,
+    InputFile,
+    InputFolder,
+    InputPath,
+    OutputFile,
+    OutputFolder,
+    PictureSide,
+    Seed,
+    between,
+)
 from eval.command import run_command
 from eval.dtu_files import (
     DTU_SCANS,
@@ -41,43 +53,43 @@ class Arguments:
     metrics and do not belong in one table.
     """
 
-    dataset_dir: Path
+    dataset_dir: InputFolder
     """DTU's evaluation files: Points/stl/stl024_total.ply, ObsMask/ObsMask24_10.mat, ObsMask/Plane24.mat, ..."""
-    mesh: Path | None = None
+    mesh: InputFile | None = None
     """Surface, .ply or .obj."""
     space: Space = "world"
     """Of surfaces in files. world: the scan's millimetres. unit: coordinates in which the object lies in the unit
     sphere; scale_mat_0 of --data takes them to the world."""
-    load_config: Path | None = None
+    load_config: InputFile | None = None
     """config.yml of a finished run: its surface is extracted in world space."""
-    all: Path | None = None
+    all: InputFolder | None = None
     """Folder with a surface for each scan: scan24.ply, dtu_scan24/mesh.ply, or a run's config.yml below dtu_scan24. Of
     meshes named by their step alone (00300000.ply) the last counts."""
     method: str | None = None
     """Name of the system that a surface in a file comes from, for tables of several."""
-    image_size: tuple[int, int] | None = None
+    image_size: tuple[PictureSide, PictureSide] | None = None
     """Width and height of the pictures that such a system was trained on, for tables: 1600 1200."""
-    scan: int | None = None
+    scan: Annotated[int, between(0, 10**6)] | None = None
     """Number of the scan, for --mesh and --load-config."""
     mode: Mode = "mesh"
     """mesh: points are sampled on the triangles. pointcloud: the file's points are compared."""
     cull: Cull = "none"
     """none: as it is (NeuS with masks). neus-womask: masks dilated by 101 pixels, then the largest component. 2dgs:
     masks dilated by a disk of radius 24."""
-    data: Path | None = None
+    data: InputPath | None = None
     """Scene with cameras and masks (image, mask, cameras_sphere.npz), for --cull and --space unit; with --all the
     folder that holds dtu_scan24, ... With --space unit alone also a camera file (cameras.npz of IDR and VolSDF). With
     --load-config replaces the scene that the run recorded."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the random order in which points are thinned; results differ by some 0.01 % between seeds."""
-    resolution: int = 512
+    resolution: GridSide = 512
     """With runs: grid points along each axis for marching cubes."""
-    device: str | None = None
+    device: Device | None = None
     """With runs: where to evaluate the network (cpu, cuda, ...). By default the GPU if there is one."""
-    visualize: Path | None = None
+    visualize: OutputFolder | None = None
     """Folder for point clouds coloured by error (vis_024_d2s.ply: surface to reference, vis_024_s2d.ply: reference to
     surface; white to red at 10 mm, green from 20 mm on, blue: left out) and a picture (vis_024.png)."""
-    output: Path | None = None
+    output: OutputFile | None = None
     """JSON file for the results."""
     allow_outside: bool = False
     """Reads files outside of a scene's folder where links in it lead there."""
@@ -269,10 +281,6 @@ def _check_options(arguments: Arguments) -> None:
         raise EvaluationError("--method and --image-size go with surfaces in files: a run knows its own.")
     if arguments.mode == "pointcloud" and (arguments.cull != "none" or arguments.load_config is not None):
         raise EvaluationError("--mode pointcloud goes with files of points: --cull and --load-config need triangles.")
-    if arguments.seed < 0:
-        raise EvaluationError(f"--seed is {arguments.seed}, but must be 0 or more.")
-    if arguments.resolution < 2:
-        raise EvaluationError(f"--resolution is {arguments.resolution}, but must be at least 2.")
 
 
 def _find_surfaces(arguments: Arguments) -> dict[int, Path]:

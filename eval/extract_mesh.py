@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from crossnorm_ns.limits import Batch, Device, GridSide, InputFile, InputFolder, OutputFile
 from eval.command import run_command
 from eval.errors import EvaluationError
 
@@ -35,11 +36,11 @@ FILE_TYPES = {".ply": "ply", ".obj": "obj"}
 class Arguments:
     """The zero level set of a surface run (neus-cn, volsdf-cn, ...), as a mesh for viewers and for eval.dtu_chamfer."""
 
-    load_config: Path
+    load_config: InputFile
     """config.yml of a finished run."""
-    output: Path
+    output: OutputFile
     """Mesh to write: .ply (binary) or .obj."""
-    resolution: int = 512
+    resolution: GridSide = 512
     """Grid points along each axis of the box, 1.01 times the unit sphere's: memory and time grow with its cube."""
     space: Space = "world"
     """world: the coordinates and units of the data's cameras (DTU: millimetres), in which meshes are evaluated.
@@ -48,11 +49,11 @@ class Arguments:
     """Adds a normal to each vertex: the gradient of the signed distance."""
     colors: bool = False
     """Adds a colour to each vertex, as seen along its normal from outside."""
-    data: Path | None = None
+    data: InputFolder | None = None
     """Scene folder instead of the one that the run recorded."""
-    device: str | None = None
+    device: Device | None = None
     """Where to evaluate the network (cpu, cuda, cuda:1, ...). By default the GPU if there is one."""
-    block_size: int = 16_384
+    block_size: Batch = 16_384
     """Points evaluated at a time: less takes less memory, for the same mesh."""
     allow_outside: bool = False
     """Reads files outside of the scene's folder where links in it lead there."""
@@ -70,9 +71,6 @@ def main(arguments: Arguments) -> None:
 
     from eval.files import check_target, write_atomically
 
-    for option, value, least in (("resolution", arguments.resolution, 2), ("block-size", arguments.block_size, 1)):
-        if value < least:
-            raise EvaluationError(f"--{option} is {value}, but must be at least {least}.")
     file_type = _file_type(arguments.output)
     check_target(arguments.output)
     with _progress_bar() as progress:

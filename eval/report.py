@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from crossnorm_ns.limits import NOT_EMPTY, InputPath, OutputFile
 from eval.command import run_command
 
 if TYPE_CHECKING:
@@ -25,14 +25,14 @@ class Arguments:
     Figures of another protocol, resolution or input than the paper's stand in tables of their own.
     """
 
-    results: tyro.conf.Positional[tuple[Path, ...]]
+    results: tyro.conf.Positional[Annotated[tuple[InputPath, ...], NOT_EMPTY]]
     """JSON files of eval.blender and eval.dtu_chamfer (--output) and of crossnorm table (results.json), or folders that
     hold such files, of any number of runs and seeds."""
     table: Literal["blender", "dtu", "image", "shape", "ct", "mri"]
     """blender: table VI. dtu: VII. image, shape, ct, mri: II to V."""
     format: Format = "md"
     """Markdown, LaTeX (with booktabs), one HTML page, or JSON with unrounded values."""
-    output: Path | None = None
+    output: OutputFile | None = None
     """File to write. By default the terminal."""
 
 
@@ -43,13 +43,10 @@ def main(arguments: Arguments) -> None:
         EvaluationError: results cannot be read, or there are none for the table.
         OSError: the file cannot be written.
     """
-    from eval.errors import EvaluationError
     from eval.files import check_target, write_atomically
     from eval.report_results import read_figures
     from eval.report_tables import make_sections
 
-    if not arguments.results:
-        raise EvaluationError("Give files or folders of results.")
     if arguments.output is not None:
         check_target(arguments.output)
     figures = read_figures(arguments.results, arguments.table)

@@ -8,17 +8,17 @@ Writes everything under outputs/demo; finished parts are not repeated.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import tyro
 from rich.console import Console
 
 from benchmarks.processes import train_all
 from benchmarks.training_runs import Run
+from crossnorm_ns.limits import Count, OutputFolder, PictureSide, between
+from eval.command import run_command
 from examples.report import table, write_page
 
 LEARNING_RATES = {"none": 5e-3, "cn": 5e-3}
@@ -31,17 +31,17 @@ PICTURE_ROWS = 3
 class Demo:
     """Trains mip-NeRF with and without Cross Normalization on a procedural scene and compares them."""
 
-    output: Path = Path("outputs/demo")
+    output: OutputFolder = Path("outputs/demo")
     """Folder of the scene, the runs and the report."""
-    steps: int = 2500
+    steps: Count = 2500
     """Training steps, the same for both."""
-    resolution: int = 100
+    resolution: PictureSide = 100
     """Width and height of the scene's pictures."""
-    train: int = 60
+    train: Annotated[int, between(1, 100_000)] = 60
     """Training pictures."""
-    test: int = 10
+    test: Annotated[int, between(1, 100_000)] = 10
     """Test pictures."""
-    jobs: int = min(2, os.cpu_count() or 1)
+    jobs: Annotated[int, between(1, 1024)] = min(2, os.cpu_count() or 1)
     """Trainings at a time, one thread each."""
 
 
@@ -175,6 +175,10 @@ def draw(sides: Sequence[Side], path: Path) -> None:
     figure.savefig(path)
 
 
+def run() -> None:
+    """The command."""
+    run_command(Demo, main, "python -m examples.demo")
+
+
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", module=r"(nerfstudio|torch)\.")
-    main(tyro.cli(Demo, prog="python -m examples.demo"))
+    run()

@@ -8,19 +8,17 @@ Writes everything under outputs/demo-neus; finished parts are not repeated.
 from __future__ import annotations
 
 import os
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-import tyro
 from rich.console import Console
 
 from benchmarks.neus_scores import EXAMPLE_SCAN, Scores, evaluate
 from benchmarks.neus_training import Training
 from benchmarks.processes import train_all
-from crossnorm_ns.command import errors_in_one_line
-from crossnorm_ns.data.errors import DataError
-from eval.errors import EvaluationError
+from crossnorm_ns.limits import Count, GridSide, OutputFolder, PictureSide, between
+from eval.command import run_command
 from examples.report import table, write_page
 
 LEARNING_RATES = {"none": 2e-3, "cn": 2e-3}
@@ -32,17 +30,17 @@ TITLES = {"none": "neus-ref", "cn": "neus-cn"}
 class Demo:
     """Trains NeuS with and without Cross Normalization on a procedural scan and compares their surfaces."""
 
-    output: Path = Path("outputs/demo-neus")
+    output: OutputFolder = Path("outputs/demo-neus")
     """Folder of the scan, the runs and the report."""
-    steps: int = 1500
+    steps: Count = 1500
     """Training steps, the same for both."""
-    resolution: int = 128
+    resolution: PictureSide = 128
     """Width and height of the scan's pictures."""
-    views: int = 40
+    views: Annotated[int, between(2, 100_000)] = 40
     """Pictures of the scan. Every eighth is kept from training, for the PSNR."""
-    mesh_resolution: int = 160
+    mesh_resolution: GridSide = 160
     """Grid points along each axis for the meshes."""
-    jobs: int = min(2, os.cpu_count() or 1)
+    jobs: Annotated[int, between(1, 1024)] = min(2, os.cpu_count() or 1)
     """Trainings at a time, one thread each."""
 
 
@@ -126,8 +124,10 @@ def caption(demo: Demo) -> str:
     )
 
 
+def run() -> None:
+    """The command."""
+    run_command(Demo, main, "python -m examples.demo_neus")
+
+
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", module=r"(nerfstudio|torch)\.")
-    asked = tyro.cli(Demo, prog="python -m examples.demo_neus")
-    with errors_in_one_line(EvaluationError, DataError):  # a surface that was lost, or a half-made scan
-        main(asked)
+    run()

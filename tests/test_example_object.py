@@ -11,10 +11,10 @@ from PIL import Image
 from scipy.io import loadmat
 
 from crossnorm_ns.data.dtu_scene import load_image, load_mask, read_scene
-from crossnorm_ns.data.errors import DataError
 from crossnorm_ns.data.example_object import BOTTOM, RADIUS, STEEPEST, gradient, signed_distance, trace
 from crossnorm_ns.data.example_reference import surface_points
 from crossnorm_ns.data.make_scene import dtu
+from crossnorm_ns.limits import LimitError
 from eval.chamfer import compare
 from eval.dtu_files import load_reference
 
@@ -259,7 +259,7 @@ def test_same_seed_gives_the_same_scan(scan: Path, tmp_path: Path) -> None:
     ("option", "value"), [("resolution", 0), ("views", 0), ("points", 0), ("supersampling", 0), ("scan", -1)]
 )
 def test_numbers_too_small_are_refused(tmp_path: Path, option: str, value: int) -> None:
-    with pytest.raises(DataError, match=f"--{option} is {value}"):
+    with pytest.raises(LimitError, match=f"--{option} is {value}"):
         dtu(tmp_path / "out", **{option: value})
     assert list(tmp_path.iterdir()) == []
 

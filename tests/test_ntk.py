@@ -320,11 +320,3 @@ def test_a_kernel_of_a_diverged_network_is_named(tmp_path):
     options = {"methods": ("relu",), "samples": 8, "network": "1x4", "num_seeds": 1, "output": tmp_path}
     with pytest.raises(RepresentationError, match="relu, step 9, learning rate 1e.30: .*NaN"):
         NTKCommand(steps=(0, 9), learning_rate=1e30, **options).run()
-
-
-@pytest.mark.parametrize(
-    "change", [{"methods": ("relu", "x")}, {"network": "8"}, {"samples": 2}, {"steps": ()}, {"num_seeds": 0}]
-)
-def test_options_that_make_no_sense_are_refused(change, tmp_path):
-    with pytest.raises(RepresentationError):
-        NTKCommand(**{"output": tmp_path, "growth_samples": (), "growth_widths": (), **change}).run()

@@ -3,13 +3,15 @@
 With `dtu` instead of `blender` a scan with masks, in the layout of IDR and NeuS, and the reference of its surface.
 """
 
+import functools
 import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -18,12 +20,13 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from crossnorm_ns.command import errors_in_one_line
+from crossnorm_ns.command import errors_in_one_line, read_options
 from crossnorm_ns.data.blender_scene import transforms_path
 from crossnorm_ns.data.dtu_scene import CAMERA_FILE
 from crossnorm_ns.data.errors import DataError
 from crossnorm_ns.data.example_object import render as render_object
 from crossnorm_ns.data.example_scene import render
+from crossnorm_ns.limits import LimitError, OutputFolder, PictureSide, Seed, between, within_limits
 
 CAMERA_ANGLE_X = 0.6911112070083618
 """Horizontal field of view in radians, as in nerf_synthetic."""
@@ -31,17 +34,23 @@ CAMERA_DISTANCE = 4.0
 """Of Blender cameras from the origin, in world units."""
 SCALE_MAT = np.array([[100.0, 0, 0, -40], [0, 100, 0, 25], [0, 0, 100, 620], [0, 0, 0, 1]])
 """Of scans: unit-sphere coordinates to world millimetres."""
+MOST_RAYS = 2**28
+"""Of a picture."""
+
+_Views = Annotated[int, between(1, 100_000)]
+_Supersampling = Annotated[int, between(1, 64)]
 
 
+@within_limits
 def blender(
-    out: tyro.conf.Positional[Path],
+    out: tyro.conf.Positional[OutputFolder],
     *,
-    resolution: int = 100,
-    train: int = 60,
-    val: int = 5,
-    test: int = 10,
-    seed: int = 0,
-    supersampling: int = 3,
+    resolution: PictureSide = 100,
+    train: _Views = 60,
+    val: Annotated[int, between(0, 100_000)] = 5,
+    test: _Views = 10,
+    seed: Seed = 0,
+    supersampling: _Supersampling = 3,
 ) -> None:
     """Writes a scene in the Blender format of NeRF: RGBA pictures of a procedural object and its cameras.
 
@@ -58,10 +67,10 @@ def blender(
         supersampling: Rays per pixel along each axis.
 
     Raises:
-        DataError: the folder is not empty, or a number is too small.
+        DataError: the folder is not empty.
+        LimitError: a number is too small or too large.
     """
-    _check_numbers(1, resolution=resolution, train=train, test=test, supersampling=supersampling)
-    _check_numbers(0, val=val, seed=seed)
+    _check_rays(resolution, supersampling)
     rng = np.random.default_rng(seed)
     cameras = {"train": _hemisphere(rng, train), "val": _hemisphere(rng, val), "test": _circle(test)}
     with complete_folder(out) as folder, _progress() as progress:
@@ -80,15 +89,16 @@ def blender(
     print(f"Wrote {out}: {train} train, {val} val, {test} test views of {resolution}x{resolution} pixels.")
 
 
+@within_limits
 def dtu(
-    out: tyro.conf.Positional[Path],
+    out: tyro.conf.Positional[OutputFolder],
     *,
-    resolution: int = 128,
-    views: int = 40,
-    scan: int = 0,
-    points: int = 1_000_000,
-    seed: int = 0,
-    supersampling: int = 2,
+    resolution: PictureSide = 128,
+    views: _Views = 40,
+    scan: Annotated[int, between(0, 10**6)] = 0,
+    points: Annotated[int, between(1, 10**8)] = 1_000_000,
+    seed: Seed = 0,
+    supersampling: _Supersampling = 2,
 ) -> None:
     """Writes a scan in the layout of IDR and NeuS: pictures and masks of a procedural object, and its cameras.
 
@@ -107,12 +117,12 @@ def dtu(
         supersampling: Rays per pixel along each axis.
 
     Raises:
-        DataError: the folder is not empty, or a number is too small.
+        DataError: the folder is not empty.
+        LimitError: a number is too small or too large.
     """
     from crossnorm_ns.data.example_reference import write_reference
 
-    _check_numbers(1, resolution=resolution, views=views, points=points, supersampling=supersampling)
-    _check_numbers(0, scan=scan, seed=seed)
+    _check_rays(resolution, supersampling)
     with complete_folder(out) as folder, _progress() as progress:
         task = progress.add_task("Rendering", total=views)
         (folder / "image").mkdir()
@@ -216,10 +226,12 @@ def _world_mat(
     return matrix
 
 
-def _check_numbers(least: int, **values: int) -> None:
-    for name, value in values.items():
-        if value < least:
-            raise DataError(f"--{name} is {value}, but must be at least {least}.")
+def _check_rays(resolution: int, supersampling: int) -> None:
+    if (rays := (resolution * supersampling) ** 2) > MOST_RAYS:
+        raise LimitError(
+            f"--resolution is {resolution}, but with --supersampling {supersampling} a picture has {rays:,} rays, "
+            f"above the limit of {MOST_RAYS:,}."
+        )
 
 
 def _progress() -> Progress:
@@ -233,13 +245,26 @@ def _write_view(path: Path, pose: Float[np.ndarray, "4 4"], resolution: int, sup
     Image.fromarray(np.rint(255 * rgba).astype(np.uint8)).save(path)
 
 
+def _postponed(write: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    """For tyro, which calls what it reads the options of."""
+
+    @functools.wraps(write)
+    def postpone(*args: object, **kwargs: object) -> Callable[[], None]:
+        return functools.partial(write, *args, **kwargs)
+
+    return postpone
+
+
 def main() -> None:
     """The command: sub-commands by the format they write."""
-    app = tyro.extras.SubcommandApp()
-    app.command(blender)
-    app.command(dtu)
-    with errors_in_one_line(DataError, OSError):
-        app.cli(prog="python -m crossnorm_ns.data.make_scene", description=__doc__)
+    formats = {"blender": _postponed(blender), "dtu": _postponed(dtu)}
+    write = read_options(
+        lambda: tyro.extras.subcommand_cli_from_dict(
+            formats, prog="python -m crossnorm_ns.data.make_scene", description=__doc__
+        )
+    )
+    with errors_in_one_line(LimitError, DataError, OSError):
+        write()
 
 
 if __name__ == "__main__":

@@ -18,13 +18,13 @@ from nerfstudio.scripts.train import train_loop
 from nerfstudio.utils import comms
 from torch import distributed
 
-from crossnorm_ns.command import errors_in_one_line
+from crossnorm_ns.command import errors_in_one_line, read_options
 from crossnorm_ns.engine.processes import LostProcessError, gathered, lost_processes_named
 
 
 def main() -> None:
     """Trains as one of torchrun's processes."""
-    run(tyro.cli(AnnotatedBaseConfigUnion, description=__doc__))
+    run(read_options(lambda: tyro.cli(AnnotatedBaseConfigUnion, description=__doc__)))
 
 
 def run(config: TrainerConfig) -> None:

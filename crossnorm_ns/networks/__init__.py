@@ -1,7 +1,7 @@
 """Coordinate networks in plain torch. Never imports nerfstudio."""
 
 from crossnorm_ns.networks.encoding import EncodedMLP, PositionalEncoding
-from crossnorm_ns.networks.factory import METHODS, PAPER_METHODS, make_network
+from crossnorm_ns.networks.factory import METHODS, PAPER_METHODS, MethodName, make_network
 from crossnorm_ns.networks.finer import FINER
 from crossnorm_ns.networks.gaussian import GaussianMLP
 from crossnorm_ns.networks.mfn import FourierNet, GaborNet
@@ -21,6 +21,7 @@ __all__ = [
     "FourierNet",
     "GaborNet",
     "GaussianMLP",
+    "MethodName",
     "PositionalEncoding",
     "glorot_linear",
     "load_stored",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import nn
 
@@ -17,7 +17,7 @@ from crossnorm_ns.networks.siren import SIREN
 from crossnorm_ns.networks.wire import WIRE
 from crossnorm_ns.norms import NormChoice
 
-PAPER_METHODS = (
+MethodName = Literal[
     "siren",
     "mfn",
     "wire",
@@ -31,11 +31,16 @@ PAPER_METHODS = (
     "pe+ln",
     "pe+gn",
     "pe+cn",
-)
-"""The 13 methods of the paper's tables, in their order; "cn" is the released form."""
-
-METHODS = (*PAPER_METHODS, "relu+cn-paper", "pe+cn-paper", "mfn-fourier", "finer", "gaussian")
+    "relu+cn-paper",
+    "pe+cn-paper",
+    "mfn-fourier",
+    "finer",
+    "gaussian",
+]
+METHODS: tuple[MethodName, ...] = get_args(MethodName)
 """All methods that `make_network` knows."""
+PAPER_METHODS = METHODS[:13]
+"""The 13 methods of the paper's tables, in their order; "cn" is the released form."""
 
 _OTHERS: dict[str, Callable[..., nn.Module]] = {
     "siren": SIREN,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import tyro
 
-from crossnorm_ns.command import errors_in_one_line, options_in_one_line
+from crossnorm_ns.command import errors_in_one_line, read_options
 from crossnorm_ns.interruption import InterruptedTraining
 from crossnorm_ns.jobs import JobError
 from crossnorm_ns.representation.commands_analysis import NTKCommand, SpectrumCommand
@@ -40,13 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: of the command line; None takes those of the process.
     """
-    with options_in_one_line():
-        command = tyro.extras.subcommand_cli_from_dict(
+    command = read_options(
+        lambda: tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
             prog="crossnorm",
             description="Coordinate networks with any norm on the tasks of the paper.",
             args=arguments,
         )
+    )
     try:
         with errors_in_one_line(RepresentationError, JobError, OSError):
             command.run()

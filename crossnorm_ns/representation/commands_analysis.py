@@ -2,52 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from crossnorm_ns.limits import (
+    NOT_EMPTY,
+    Count,
+    Fault,
+    OutputFolder,
+    Positive,
+    Seed,
+    Width,
+    between,
+    weights_fault,
+)
+from crossnorm_ns.networks import MethodName
 from crossnorm_ns.representation.initialization import Initialization
+from crossnorm_ns.representation.presets import NetworkName, parse_network
 
-_NORMS = ("", "+bn", "+ln", "+gn", "+cn")
-_METHODS = (*(f"relu{norm}" for norm in _NORMS), *(f"pe{norm}" for norm in _NORMS))
+_METHODS: tuple[MethodName, ...] = (
+    "relu",
+    "relu+bn",
+    "relu+ln",
+    "relu+gn",
+    "relu+cn",
+    "pe",
+    "pe+bn",
+    "pe+ln",
+    "pe+gn",
+    "pe+cn",
+)
+_MOST_SAMPLES = 2**14
+"""Whose kernel takes 2 GiB."""
 
 
 @dataclass(kw_only=True)
 class _AnalysisOptions:
     """What both analyses share."""
 
-    methods: tuple[str, ...] = _METHODS
+    methods: Annotated[tuple[MethodName, ...], NOT_EMPTY] = _METHODS
     """See the command image."""
-    samples: int = 256
+    samples: Annotated[int, between(4, _MOST_SAMPLES)] = 256
     """Points of the 1-D signal over [-1, 1]."""
-    network: str = "2x128"
+    network: NetworkName = "2x128"
     """Hidden layers x width."""
-    num_frequencies: int = 5
+    num_frequencies: Annotated[int, between(1, 64)] = 5
     """Of the positional encoding of the methods that have one."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Of Adam, for all methods alike."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the first initial weights and of the signal."""
-
-    def hidden(self) -> tuple[int, ...]:
-        """Widths of the hidden layers.
-
-        Raises:
-            RepresentationError: there are none, or a number is too small.
-        """
-        from crossnorm_ns.networks import METHODS
-        from crossnorm_ns.representation.errors import RepresentationError
-        from crossnorm_ns.representation.presets import parse_network
-
-        for method in self.methods:
-            if method not in METHODS:
-                raise RepresentationError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
-        if self.samples < 4 or self.num_frequencies < 1 or not self.learning_rate > 0:
-            raise RepresentationError(
-                f"{self.samples} samples, {self.num_frequencies} frequencies and a learning rate of "
-                f"{self.learning_rate:g} were asked for, but at least 4, at least 1 and more than 0 are needed"
-            )
-        return parse_network(self.network)
 
     def network_options(self, method: str) -> dict[str, Any]:
         """Options of `make_network`."""
@@ -62,19 +68,25 @@ class _AnalysisOptions:
 class NTKCommand(_AnalysisOptions):
     """Eigenvalues of the neural tangent kernel on a 1-D signal: at initialisation, in training, and how they grow."""
 
-    steps: tuple[int, ...] = (0,)
+    steps: Annotated[tuple[Annotated[int, between(0, 10**9)], ...], NOT_EMPTY] = (0,)
     """Steps of training on a sum of sines at which the kernel is computed; 0 is the initialisation."""
     initialization: Initialization = "torch"
     """torch: the one that methods are trained with in all tasks. gaussian: linear layers of relu and pe methods start
     normally distributed, as in the paper's analysis, with variance 2 / fan-in (weights) and 0.1 (biases)."""
-    num_seeds: int = 3
+    num_seeds: Annotated[int, between(1, 10**6)] = 3
     """Draws of the initial weights over which statistics are averaged (at step 0 and for growth)."""
-    growth_samples: tuple[int, ...] = (64, 128, 256, 512)
+    growth_samples: tuple[Annotated[int, between(2, _MOST_SAMPLES)], ...] = (64, 128, 256, 512)
     """Numbers of samples for the fit of how eigenvalues grow; none skips it."""
-    growth_widths: tuple[int, ...] = (32, 64, 128, 256)
+    growth_widths: tuple[Width, ...] = (32, 64, 128, 256)
     """Widths of the hidden layers for the fit of how eigenvalues grow; none skips it."""
-    output: Path = Path("outputs/representation/ntk")
+    output: OutputFolder = Path("outputs/representation/ntk")
     """Folder of the results: ntk.json, eigenvalues.png, growth.png."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Widths of which the network would be too large."""
+        num_layers = len(parse_network(self.network))
+        for width in self.growth_widths:
+            yield from weights_fault("growth_widths", width, 1, *[width] * num_layers, 1)
 
     def run(self) -> None:
         """Computes the kernels, writes and prints the results."""
@@ -83,14 +95,8 @@ class NTKCommand(_AnalysisOptions):
         from crossnorm_ns.provenance import provenance
         from crossnorm_ns.representation import kernel_analysis as analysis
         from crossnorm_ns.representation.analysis_files import write_figure, write_json
-        from crossnorm_ns.representation.errors import RepresentationError
 
-        hidden = self.hidden()
-        if self.num_seeds < 1 or any(step < 0 for step in self.steps) or not self.steps:
-            raise RepresentationError("--num-seeds must be at least 1, and --steps at least one number from 0 on")
-        if min(self.growth_samples, default=2) < 2 or min(self.growth_widths, default=1) < 1:
-            raise RepresentationError("--growth-samples must be numbers from 2 on, and --growth-widths from 1 on")
-        console = Console()
+        hidden, console = parse_network(self.network), Console()
         seeds = tuple(range(self.seed, self.seed + self.num_seeds))
         snapshots = []
         for method in self.methods:
@@ -120,13 +126,13 @@ class NTKCommand(_AnalysisOptions):
 class SpectrumCommand(_AnalysisOptions):
     """Training error of each frequency of a 1-D signal against steps."""
 
-    frequencies: tuple[int, ...] = (1, 3, 7, 15, 31, 63)
+    frequencies: Annotated[tuple[Annotated[int, between(1, _MOST_SAMPLES)], ...], NOT_EMPTY] = (1, 3, 7, 15, 31, 63)
     """Of the sines in the signal, in cycles over it; each is a band."""
-    steps: int = 2000
+    steps: Count = 2000
     """Of training."""
-    threshold: float = 0.1
+    threshold: Positive = 0.1
     """Relative error at which a frequency counts as learned in the printed table."""
-    output: Path = Path("outputs/representation/spectrum")
+    output: OutputFolder = Path("outputs/representation/spectrum")
     """Folder of the results: spectrum.json, errors.png."""
 
     def run(self) -> None:
@@ -136,12 +142,9 @@ class SpectrumCommand(_AnalysisOptions):
 
         from crossnorm_ns.provenance import provenance
         from crossnorm_ns.representation.analysis_files import write_figure, write_json
-        from crossnorm_ns.representation.errors import RepresentationError
         from crossnorm_ns.representation.spectrum import learn_frequencies, spectrum_figure, sum_of_sines
 
-        hidden = self.hidden()
-        if self.steps < 1:
-            raise RepresentationError(f"{self.steps} steps of training were asked for, but at least 1 is needed")
+        hidden = parse_network(self.network)
         signal, console, histories = sum_of_sines(self.samples, self.frequencies, self.seed), Console(), []
         for method in self.methods:
             with console.status(f"training {method}"):

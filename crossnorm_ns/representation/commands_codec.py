@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from crossnorm_ns.representation.presets import PresetName
+from crossnorm_ns.limits import (
+    NOT_EMPTY,
+    Count,
+    Device,
+    InputFile,
+    OutputFile,
+    OutputFolder,
+    Positive,
+    Seed,
+)
+from crossnorm_ns.networks import MethodName
+from crossnorm_ns.representation.presets import NetworkName, PresetName, parse_network
 from crossnorm_ns.representation.quantization import Quantization
 
 if TYPE_CHECKING:
@@ -25,15 +36,15 @@ class _FitOptions:
 
     preset: PresetName = "quick"
     """quick: 1,500 steps on 16,384 pixels each. paper: 100,000 steps on all pixels."""
-    learning_rate: float | None = None
+    learning_rate: Positive | None = None
     """Of the first step. By default the preset's for this family of methods."""
-    steps: int | None = None
+    steps: Count | None = None
     """Of training. By default the preset's."""
-    max_seconds: float | None = None
+    max_seconds: Positive | None = None
     """Stops each training after this many seconds."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the initial weights and of the pixels drawn."""
-    device: str | None = None
+    device: Device | None = None
     """cpu, cuda, cuda:1, ... By default the GPU if there is one."""
 
     def points(self, image: Path, method: str, network: str) -> dict[Quantization, tuple[RatePoint, bytes]]:
@@ -41,7 +52,6 @@ class _FitOptions:
         from crossnorm_ns.representation.codec import ImageSpec
         from crossnorm_ns.representation.errors import RepresentationError
         from crossnorm_ns.representation.fit import fit
-        from crossnorm_ns.representation.presets import parse_network
         from crossnorm_ns.representation.progress import progress_bar
         from crossnorm_ns.representation.rate_distortion import network_points
         from crossnorm_ns.representation.runs import RunSpec, choose_device
@@ -68,13 +78,13 @@ class _FitOptions:
 class CompressCommand(_FitOptions):
     """Stores an image as the weights of a network: trains it, quantises it, writes a .cninr file."""
 
-    image: tyro.conf.Positional[Path]
+    image: tyro.conf.Positional[InputFile]
     """Any image file that Pillow reads."""
-    output: tyro.conf.Positional[Path]
+    output: tyro.conf.Positional[OutputFile]
     """The .cninr file to write."""
-    method: str = "pe+cn"
+    method: MethodName = "pe+cn"
     """See the command image."""
-    network: str = "10x28"
+    network: NetworkName = "10x28"
     """Hidden layers x width."""
     quantization: Quantization = "int8"
     """Of the weights. All are measured and shown; this one is written."""
@@ -107,9 +117,9 @@ class CompressCommand(_FitOptions):
 class DecompressCommand:
     """Renders the image of a .cninr file."""
 
-    file: tyro.conf.Positional[Path]
+    file: tyro.conf.Positional[InputFile]
     """What compress has written."""
-    output: tyro.conf.Positional[Path]
+    output: tyro.conf.Positional[OutputFile]
     """The image file to write, in the format of its suffix."""
 
     def run(self) -> None:
@@ -147,13 +157,13 @@ class DecompressCommand:
 class RateDistortionCommand(_FitOptions):
     """Rate-distortion curves of an image: networks of several sizes as .cninr files, and JPEG."""
 
-    image: Annotated[Path, tyro.conf.arg(aliases=["--input"])]
+    image: Annotated[InputFile, tyro.conf.arg(aliases=["--input"])]
     """Any image file that Pillow reads."""
-    methods: tuple[str, ...] = ("pe+cn",)
+    methods: Annotated[tuple[MethodName, ...], NOT_EMPTY] = ("pe+cn",)
     """See the command image."""
-    networks: tuple[str, ...] = ("5x20", "5x30", "10x28", "10x40", "13x49")
+    networks: Annotated[tuple[NetworkName, ...], NOT_EMPTY] = ("5x20", "5x30", "10x28", "10x40", "13x49")
     """Hidden layers x width of each network; by default the paper's."""
-    output: Path = Path("outputs/representation/rate-distortion")
+    output: OutputFolder = Path("outputs/representation/rate-distortion")
     """Folder of the results: points.json, curves.png."""
 
     def run(self) -> None:

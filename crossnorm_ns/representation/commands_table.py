@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from crossnorm_ns.interruption import raised_signals
-from crossnorm_ns.networks import PAPER_METHODS
+from crossnorm_ns.limits import NOT_EMPTY, Count, Device, InputFile, OutputFolder, Positive, Seed, between
+from crossnorm_ns.networks import PAPER_METHODS, MethodName
 from crossnorm_ns.representation.errors import RepresentationError
-from crossnorm_ns.representation.presets import PresetName, TaskName
+from crossnorm_ns.representation.presets import NetworkName, PresetName, TaskName
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,37 +31,37 @@ class TableCommand:
 
     task: tyro.conf.Positional[TaskName]
     """What is represented."""
-    inputs: tuple[Path, ...]
+    inputs: Annotated[tuple[InputFile, ...], NOT_EMPTY]
     """Files of the signals."""
-    methods: tuple[str, ...] = PAPER_METHODS
+    methods: Annotated[tuple[MethodName, ...], NOT_EMPTY] = PAPER_METHODS
     """Columns. By default the paper's 13."""
-    networks: tuple[str, ...] = ()
+    networks: tuple[NetworkName, ...] = ()
     """Hidden layers x width, such as 10x28. By default the preset's."""
-    learning_rates: tuple[float, ...] = ()
+    learning_rates: tuple[Positive, ...] = ()
     """Tried for every method. By default one for each family of methods, the preset's."""
     tune: bool = False
     """Tries three learning rates for each family of methods, the preset's."""
     preset: PresetName = "quick"
     """quick: minutes on two CPU cores. paper: the paper's configuration."""
-    steps: int | None = None
+    steps: Count | None = None
     """Of each run. By default the preset's."""
-    seed: int = 0
+    seed: Seed = 0
     """Of all runs."""
-    output: Path | None = None
+    output: OutputFolder | None = None
     """Folder of runs and results. By default outputs/representation/table-TASK-PRESET."""
     executor: Literal["local", "slurm"] = "local"
     """local: processes on this machine. slurm: jobs of a cluster, through submitit."""
-    workers: int | None = None
+    workers: Annotated[int, between(1, 1024)] | None = None
     """Processes of the local executor; they share the cores. By default one for each core, or one with a GPU."""
-    device: str | None = None
+    device: Device | None = None
     """cpu, cuda, cuda:1, ... By default the GPU if there is one."""
     slurm_partition: str | None = None
     """Partition of the jobs."""
-    slurm_minutes: int = 240
+    slurm_minutes: Count = 240
     """Time limit of each job."""
-    slurm_cpus: int = 2
+    slurm_cpus: Annotated[int, between(1, 1024)] = 2
     """Cores of each job."""
-    slurm_gpus: int = 0
+    slurm_gpus: Annotated[int, between(0, 1024)] = 0
     """GPUs of each job."""
 
     def run(self) -> None:
@@ -77,8 +78,6 @@ class TableCommand:
         from crossnorm_ns.representation.table_report import write_report
         from crossnorm_ns.representation.table_results import TableResults
 
-        if self.workers is not None and self.workers < 1:
-            raise RepresentationError(f"{self.workers} worker processes were asked for, but at least 1 is needed")
         grid = Grid(
             self.task,
             self.inputs,

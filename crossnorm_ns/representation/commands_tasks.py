@@ -10,9 +10,23 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from crossnorm_ns.representation.presets import PresetName, TaskName
+from crossnorm_ns.limits import (
+    NOT_EMPTY,
+    Batch,
+    Count,
+    Device,
+    GridSide,
+    InputFile,
+    OutputFolder,
+    PictureSide,
+    Positive,
+    Seed,
+    between,
+)
+from crossnorm_ns.networks import MethodName
+from crossnorm_ns.representation.presets import NetworkName, PresetName, TaskName
 
-_Input = Annotated[Path, tyro.conf.arg(aliases=["--input"])]
+_Input = Annotated[InputFile, tyro.conf.arg(aliases=["--input"])]
 
 
 @dataclass(kw_only=True)
@@ -21,33 +35,33 @@ class TaskCommand(ABC):
 
     task: ClassVar[TaskName]
 
-    method: str = "pe+cn"
+    method: MethodName = "pe+cn"
     """relu or pe (positional encoding), alone or with +bn, +ln, +gn, +cn (released form), +cn-paper; siren, mfn,
     mfn-fourier, wire, finer, gaussian."""
     preset: PresetName = "quick"
     """quick: minutes on two CPU cores. paper: the paper's configuration."""
-    network: str | None = None
+    network: NetworkName | None = None
     """Hidden layers x width, such as 10x28. By default the preset's."""
-    learning_rate: float | None = None
+    learning_rate: Positive | None = None
     """Of the first step. By default the preset's for this family of methods."""
-    steps: int | None = None
+    steps: Count | None = None
     """Of training. By default the preset's."""
-    max_seconds: float | None = None
+    max_seconds: Positive | None = None
     """Stops after this many seconds of training, with all results written."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the initial weights and of the points drawn."""
-    output: Path | None = None
+    output: OutputFolder | None = None
     """Folder of the results. By default outputs/representation/TASK/INPUT/METHOD."""
     resume: bool = False
     """Goes on from the checkpoint in the output folder."""
-    device: str | None = None
+    device: Device | None = None
     """cpu, cuda, cuda:1, ... By default the GPU if there is one."""
     tensorboard: bool = False
     """Writes the history as TensorBoard events too."""
-    statistics: tuple[Literal["stored", "batch", "chunks"], ...] = ("stored",)
+    statistics: Annotated[tuple[Literal["stored", "batch", "chunks"], ...], NOT_EMPTY] = ("stored",)
     """Statistics that the norms use in the final evaluation, one row each: stored (population statistics of the
     training batches), batch (of all points at once), chunks (of each chunk of points by itself)."""
-    chunk_size: int = 4096
+    chunk_size: Annotated[int, between(2, 2**28)] = 4096
     """Points of a chunk, for --statistics chunks."""
 
     @abstractmethod
@@ -126,10 +140,10 @@ class ImageCommand(TaskCommand):
 
     image: _Input
     """Any image file that Pillow reads."""
-    side: int | None = None
+    side: PictureSide | None = None
     """Takes the square in the middle and shrinks it to this many pixels a side. By default the preset's: 128, or the
     image as it is."""
-    batch_size: int | None = None
+    batch_size: Batch | None = None
     """Pixels drawn for each step. By default all."""
 
     def path(self) -> Path:
@@ -147,9 +161,9 @@ class ShapeCommand(TaskCommand):
 
     shape: _Input
     """A closed mesh (.ply, .obj, .stl, .off, .glb), or a voxel grid (.npz, .npy)."""
-    resolution: int | None = None
+    resolution: GridSide | None = None
     """Voxels along each axis. By default the preset's: 64, or a grid's own and 512 for a mesh."""
-    batch_size: int | None = None
+    batch_size: Batch | None = None
     """Voxels drawn for each step. By default the preset's: 10,000, or 100,000."""
 
     def path(self) -> Path:
@@ -167,9 +181,9 @@ class CTCommand(TaskCommand):
 
     image: _Input
     """Image file of the slice, 8 or 16 bits."""
-    downscale: int | None = None
+    downscale: PictureSide | None = None
     """How many times smaller the slice becomes. By default the preset's: 2, or 1."""
-    num_angles: int | None = None
+    num_angles: Annotated[int, between(1, 10**6)] | None = None
     """Of the scan, over [0, 180] degrees. By default the preset's: 100."""
     detector: Literal["width", "diagonal"] | None = None
     """width: as wide as the slice, which loses what leaves the frame while it turns (WIRE). diagonal: sees all.
@@ -190,9 +204,9 @@ class MRICommand(TaskCommand):
 
     volume: _Input
     """A volume (.npy, or .npz with one array or one called volume)."""
-    size: int | None = None
+    size: GridSide | None = None
     """Voxels along each axis to shrink it to. By default the preset's: 48, or the volume's own."""
-    num_draws: int | None = None
+    num_draws: Batch | None = None
     """Frequencies drawn for the measurement. By default 200,000 for 96^3 and in proportion."""
 
     def path(self) -> Path:

@@ -7,12 +7,14 @@ exponential decay, of MRI that of Fourier Features. They are the same for all me
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from crossnorm_ns.limits import MOST_LAYERS, MOST_WEIGHTS, Need, num_weights
 from crossnorm_ns.representation.errors import RepresentationError
 from crossnorm_ns.representation.options import Schedule
 from crossnorm_ns.representation.tasks import CTTask, ImageTask, MRITask, ShapeTask, Task
@@ -72,16 +74,37 @@ def family(method: str) -> str:
     return "normalized" if "+" in method else method.removesuffix("-fourier")
 
 
+_LARGEST_CODE = 256
+"""Values that an encoding makes of a point, or that a network gives, at most."""
+
+
 def parse_network(name: str) -> tuple[int, ...]:
     """Widths of the hidden layers from "layers x width": 10x28 is ten layers of 28.
 
     Raises:
-        RepresentationError: it is not of this form.
+        RepresentationError: it is not of this form, or too large.
     """
-    layers, _, width = name.partition("x")
-    if not (layers.isdecimal() and width.isdecimal() and int(layers) > 0 and int(width) > 0):
+    match = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", name)
+    layers, width = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not (layers > 0 and width > 0):
         raise RepresentationError(f"{name!r} is no network: write layers x width, such as 10x28")
-    return (int(width),) * int(layers)
+    hidden = (width,) * min(layers, MOST_LAYERS)
+    if layers > MOST_LAYERS or num_weights(_LARGEST_CODE, *hidden) > MOST_WEIGHTS:
+        raise RepresentationError(f"{name!r} is larger than {MOST_LAYERS:,} layers or {MOST_WEIGHTS:,} weights")
+    return hidden
+
+
+def _is_network(name: str) -> bool:
+    try:
+        return bool(parse_network(name))
+    except RepresentationError:
+        return False
+
+
+NetworkName = Annotated[
+    str,
+    Need(f"layers x width, such as 10x28, of at most {MOST_LAYERS:,} layers and {MOST_WEIGHTS:,} weights", _is_network),
+]
 
 
 def open_task(name: TaskName, path: Path, preset: Preset, **changes: Any) -> Task:

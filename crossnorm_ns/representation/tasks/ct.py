@@ -12,6 +12,7 @@ from torch import Tensor
 
 from crossnorm_ns.functional.metrics import psnr, ssim
 from crossnorm_ns.functional.projections import Detector, beam_grid, project
+from crossnorm_ns.limits import MOST_BYTES
 from crossnorm_ns.representation.coordinates import grid_coordinates
 from crossnorm_ns.representation.errors import RepresentationError
 from crossnorm_ns.representation.inputs import read_gray_image
@@ -31,7 +32,7 @@ class CTTask(Task):
         detector: see `beam_grid`.
 
     Raises:
-        RepresentationError: the slice is smaller than SSIM's window, or there is no angle.
+        RepresentationError: the slice is smaller than SSIM's window, or there is no angle, or too many.
     """
 
     name: ClassVar[str] = "ct"
@@ -46,6 +47,11 @@ class CTTask(Task):
         check_sides((height, width), "the slice")
         if num_angles < 1:
             raise RepresentationError(f"a scan with {num_angles} angles measures nothing: give at least 1")
+        if (size := 8 * num_angles * height * width) > MOST_BYTES:
+            raise RepresentationError(
+                f"num_angles is {num_angles}, but on {width}x{height} pixels their beams take {size:,} bytes, "
+                f"above the limit of {MOST_BYTES:,}"
+            )
         self.size = (height, width)
         self.signal = density
         self.points = grid_coordinates(height, width)
