@@ -288,8 +288,6 @@ def _find_surfaces(arguments: Arguments) -> dict[int, Path]:
         return find_scans(arguments.all, DTU_SCANS)
     path = arguments.mesh or arguments.load_config
     assert path is not None and arguments.scan is not None, "checked before"
-    if not path.is_file():
-        raise EvaluationError(f"There is no file {path}.")
     return {arguments.scan: path}
 
 

@@ -287,7 +287,7 @@ def break_reference_points(folder: Path) -> None:
         (break_elsewhere, ["mesh.ply", "bounding box", "another scan"]),
         (break_truncated, ["mesh.ply", "cannot be read"]),
         (break_text, ["mesh.ply", "cannot be read"]),
-        (break_missing, ["mesh.ply", "no file"]),
+        (break_missing, ["--mesh is mesh.ply", "must be a file"]),
         (break_no_plane, ["dtu lacks", "Plane24.mat", "scan 24"]),
         (break_mat_keys, ["ObsMask24_10.mat lacks BB", "holds ObsMask, Res"]),
         (break_mat_text, ["Plane24.mat", "cannot be read"]),
@@ -325,7 +325,7 @@ def test_unusable_files_are_refused_in_one_line(
         (["--load-config", "nowhere/config.yml", "--scan", 24], ["nowhere"]),
         (["--mesh", "mesh.ply", "--scan", 24, "--seed", -1], ["--seed"]),
         (["--mesh", "mesh.ply", "--scan", 24, "--resolution", 1], ["--resolution"]),
-        (["--mesh", "mesh.ply", "--scan", 24, "--output", "scene"], ["is a folder"]),
+        (["--mesh", "mesh.ply", "--scan", 24, "--output", "scene"], ["--output is scene"]),
         (["--mesh", "scene/image/000000.png", "--scan", 24], ["none of .ply, .obj"]),
     ],
 )

@@ -238,18 +238,18 @@ def test_unusable_renders_are_refused_in_one_line(
     ("arguments", "words"),
     [
         ([], ["--load-config", "--renders"]),
-        (["--renders", "renders", "--load-config", "config.yml"], ["either"]),
+        (["--renders", "renders", "--load-config", "empty.yml"], ["either"]),
         (["--renders", "renders"], ["--data"]),
         (["--renders", "renders", "--data", "scene", "--save-renders", "copy"], ["--save-renders"]),
         (["--renders", "renders", "--data", "scene", "--every", "0"], ["--every"]),
         (["--renders", "renders", "--data", "scene", "--sheet", "sheet.jpg"], [".png"]),
-        (["--renders", "renders", "--data", "scene", "--output", "scene"], ["is a folder"]),
+        (["--renders", "renders", "--data", "scene", "--output", "scene"], ["--output is scene", "must be a file"]),
         (["--renders", "nowhere", "--data", "scene"], ["nowhere"]),
         (["--renders", "renders", "--data", "nowhere"], ["nowhere"]),
         (["--renders", "renders", "--data", "scene", "--downscale-factor", "3"], ["downscale_factor 3"]),
-        (["--renders", "renders", "--data", "scene", "--downscale-factor", "0"], ["downscale_factor 0"]),
-        (["--load-config", "config.yml", "--downscale-factor", "2"], ["--downscale-factor"]),
-        (["--load-config", "config.yml", "--method", "DVGO"], ["--method"]),
+        (["--renders", "renders", "--data", "scene", "--downscale-factor", "0"], ["--downscale-factor is 0"]),
+        (["--load-config", "empty.yml", "--downscale-factor", "2"], ["--downscale-factor"]),
+        (["--load-config", "empty.yml", "--method", "DVGO"], ["--method"]),
         (["--load-config", "config.yml"], ["config.yml"]),
     ],
 )
@@ -257,6 +257,7 @@ def test_options_that_do_not_go_together_are_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], scene: Path, arguments, words
 ) -> None:
     write_renders(scene.parent / "renders")
+    (scene.parent / "empty.yml").touch()
     monkeypatch.chdir(scene.parent)
     error = refusal(monkeypatch, capsys, *arguments)
     assert all(word in error for word in words), error

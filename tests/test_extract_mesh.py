@@ -328,8 +328,8 @@ def test_run_of_a_radiance_field_is_refused(
     ("output", "options", "words"),
     [
         ("mesh.stl", [], ".ply or .obj"),
-        ("folder.ply", [], "is a folder"),
-        ("file/mesh.ply", [], "this folder cannot be made"),
+        ("folder.ply", [], "must be a file"),
+        ("file/mesh.ply", [], "must be a file"),
         ("mesh.ply", ["--resolution", "1"], "--resolution is 1"),
         ("mesh.ply", ["--block-size", "0"], "--block-size is 0"),
     ],
@@ -344,7 +344,7 @@ def test_unusable_options_are_refused_before_the_work(
 ) -> None:
     (tmp_path / "folder.ply").mkdir()
     (tmp_path / "file").write_text("")
-    arguments = ["--load-config", tmp_path / "not read", "--output", tmp_path / output, *options]
+    arguments = ["--load-config", tmp_path / "file", "--output", tmp_path / output, *options]
     assert words in refusal(monkeypatch, capsys, *arguments)
 
 

@@ -409,8 +409,8 @@ def test_unusable_files_are_refused_in_one_line(command: Command, content: str, 
 
 
 def test_missing_files_are_refused(command: Command, tmp_path: Path) -> None:
-    assert "There is no file or folder" in command.refusal(tmp_path / "nowhere", "--table", "blender")
-    assert "Give files or folders" in command.refusal("--table", "blender")
+    assert "must be a file or a folder" in command.refusal(tmp_path / "nowhere", "--table", "blender")
+    assert "must be one or more" in command.refusal("--table", "blender")
 
 
 # --- the paper's figures
