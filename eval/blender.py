@@ -72,7 +72,7 @@ def main(arguments: Arguments) -> None:
 
     _check_options(arguments)
     views = _open_views(arguments)
-    _check_targets(arguments, views.subject.scene)
+    _check_target(arguments, views.subject.scene)
     rows = spread(views.subject.indices, SHEET_ROWS)
     panels: list[Panel] = []
 
@@ -121,20 +121,13 @@ def _open_views(arguments: Arguments) -> "Views":
     return views_of_renders(arguments.renders, arguments.data, factor, arguments.every, outside, arguments.method)
 
 
-def _check_targets(arguments: Arguments, scene: Path) -> None:
-    """Finds out before the work, not after it, that results cannot be written."""
-    from eval.files import check_folder, check_target
-
-    for file in (arguments.output, arguments.sheet):
-        if file is not None:
-            check_target(file)
-    if arguments.save_renders is not None:
-        if arguments.save_renders.resolve().is_relative_to(scene):
-            raise EvaluationError(
-                f"--save-renders {arguments.save_renders} lies in the scene {scene}, where it could replace true "
-                "images: give a folder elsewhere."
-            )
-        check_folder(arguments.save_renders)
+def _check_target(arguments: Arguments, scene: Path) -> None:
+    """Finds out before the work, not after it, that renders could replace true images."""
+    if arguments.save_renders is not None and arguments.save_renders.resolve().is_relative_to(scene):
+        raise EvaluationError(
+            f"--save-renders {arguments.save_renders} lies in the scene {scene}, where it could replace true "
+            "images: give a folder elsewhere."
+        )
 
 
 def run() -> None:

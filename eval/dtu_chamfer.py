@@ -109,7 +109,6 @@ def main(arguments: Arguments) -> None:
         raise EvaluationError("--space unit goes with files: surfaces of runs are extracted in world space.")
     for scan in surfaces:
         check_reference(arguments.dataset_dir, scan)
-    _check_targets(arguments)
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -296,16 +295,6 @@ def _scene_of(folder: Path, scan: int) -> Path:
         if (folder / name).is_dir():
             return folder / name
     raise EvaluationError(f"--data {folder} has no dtu_scan{scan}: with --all, give the folder that holds the scenes.")
-
-
-def _check_targets(arguments: Arguments) -> None:
-    """Finds out before the work, not after it, that results cannot be written."""
-    from eval.files import check_folder, check_target
-
-    if arguments.output is not None:
-        check_target(arguments.output)
-    if arguments.visualize is not None:
-        check_folder(arguments.visualize)
 
 
 def _listed() -> str:

@@ -69,10 +69,9 @@ def main(arguments: Arguments) -> None:
     """
     from rich.console import Console
 
-    from eval.files import check_target, write_atomically
+    from eval.files import write_atomically
 
     file_type = _file_type(arguments.output)
-    check_target(arguments.output)
     with _progress_bar() as progress:
         mesh = extract_run_mesh(
             arguments.load_config,

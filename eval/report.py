@@ -43,12 +43,10 @@ def main(arguments: Arguments) -> None:
         EvaluationError: results cannot be read, or there are none for the table.
         OSError: the file cannot be written.
     """
-    from eval.files import check_target, write_atomically
+    from eval.files import write_atomically
     from eval.report_results import read_figures
     from eval.report_tables import make_sections
 
-    if arguments.output is not None:
-        check_target(arguments.output)
     figures = read_figures(arguments.results, arguments.table)
     text = write_tables(make_sections(figures, arguments.table), arguments.format)
     if arguments.output is None:

@@ -282,10 +282,13 @@ def test_a_cluster_without_submitit_is_one_line(sweep: Sweep) -> None:
         (["--scenes", ","], "--scenes is empty"),
         (["--seeds", 0], "--seeds is 0"),
         (["--workers", 0], "--workers is 0"),
-        (["--data", "nowhere"], "holds no folder with transforms_train.json"),
+        (["--data", "nowhere"], "--data is nowhere"),
+        (["--data", "empty"], "holds no folder with transforms_train.json"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_line(sweep: Sweep, words: list, message: str) -> None:
+    (sweep.folder / "empty").mkdir()
+    sweep.monkeypatch.chdir(sweep.folder)
     status, _, err = sweep.run(*words)
     assert status == 2 and message in err and err.count("\n") == 1
     assert not sweep.starts()
