@@ -170,7 +170,7 @@ def _load(path: Path) -> Any:
     from crossnorm_ns.reading import FileError, read_mesh
 
     try:
-        return read_mesh(path, FORMATS, process=False)
+        return read_mesh(path, FORMATS)
     except FileError as error:
         raise EvaluationError(str(error)) from error
 

@@ -123,7 +123,8 @@ def load_image(path: Path, downscale_factor: int = 1) -> Float[np.ndarray, "heig
     """
     image = decoded(path)
     _check_mode(str(path), image.mode)
-    rgba = np.asarray(image, dtype=np.float32) / np.float32(255)
+    rgba = np.array(image, dtype=np.float32)
+    rgba /= 255
     height, width = rgba.shape[:2]
     size = downscaled_size(str(path), (width, height), downscale_factor)
     if downscale_factor == 1:

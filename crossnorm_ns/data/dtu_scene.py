@@ -133,7 +133,8 @@ def read_scale_mat(cameras: Path) -> Float[np.ndarray, "4 4"]:
 def _load(path: Path, mode: str, downscale_factor: int) -> Float[np.ndarray, "..."]:
     image = decoded(path)
     _check_mode(path, image.mode)
-    pixels = np.asarray(image.convert(mode), dtype=np.float32) / np.float32(255)
+    pixels = np.array(image.convert(mode), dtype=np.float32)
+    pixels /= 255
     height, width = pixels.shape[:2]
     size = downscaled_size(str(path), (width, height), downscale_factor)
     if downscale_factor == 1:

@@ -14,21 +14,34 @@ from crossnorm_ns.reading.errors import MOST_BYTES, FileError, first_line
 
 MESH_FORMATS = (".ply", ".obj", ".stl", ".off", ".glb")
 """Suffixes of files that consist of themselves alone."""
+_NUMBER = rb"[ \t]+[-+]?(?:(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?|[nN]a[nN]|[iI]nf(?:inity)?)"
+_CORNER = rb"[ \t]+-?\d+(?:/-?\d*){0,2}"
+_OTHER_WORDS = rb"""vn vt vp o g s mg l p usemtl mtllib usemap maplib deg bmat step cstype curv curv2 surf parm trim hole
+scrv sp end con bevel c_interp d_interp lod shadow_obj trace_obj ctech stech"""
+_NO_LINE_OF_OBJ = re.compile(
+    rb"^(?![ \t]*(?:v(?:%s){3,7}|f(?:%s){3,}|(?:%s)(?:[ \t].*)?|#.*)?\s*$)"
+    % (_NUMBER, _CORNER, rb"|".join(_OTHER_WORDS.split())),
+    re.MULTILINE,
+)
+_COUNTS = {
+    ".ply": (rb"^element vertex (\d+)", rb"^element face (\d+)"),
+    ".off": (rb"\A(?:[A-Z0-9]*OFF)?(?:\s|#.*)*(\d+)", rb"\A(?:[A-Z0-9]*OFF)?(?:\s|#.*)*\d+\s+(\d+)"),
+}
+"""How headers tell of their vertices and faces."""
 
 
-def read_mesh(path: Path, formats: Sequence[str] = MESH_FORMATS, **options: Any) -> Any:
-    """A mesh or point cloud as it lies in its file: no materials, and no other files that it names.
+def read_mesh(path: Path, formats: Sequence[str] = MESH_FORMATS) -> Any:
+    """A mesh or point cloud as it lies in its file: nothing merged, no materials, and no other files that it names.
 
     Args:
         path: the file.
         formats: suffixes that are read.
-        options: of `trimesh.load`.
 
     Returns:
         A `trimesh.Trimesh`, `PointCloud`, or what else trimesh makes of the file; triangles know their vertices.
 
     Raises:
-        FileError: there is no such file, or it cannot be read.
+        FileError: there is no such file, or it cannot be read, or holds less than it says.
     """
     import trimesh
 
@@ -41,19 +54,35 @@ def read_mesh(path: Path, formats: Sequence[str] = MESH_FORMATS, **options: Any)
         raise FileError(f"{path} has {path.stat().st_size:,} bytes, but at most {MOST_BYTES:,} are read")
     try:
         content = path.read_bytes()
+        if suffix == ".obj":
+            _check_lines(content)
+        elif suffix == ".ply" and not re.search(rb"^format (ascii|binary_(little|big)_endian) ", content, re.MULTILINE):
+            raise ValueError("its header tells of no format that there is")
         stream = io.BytesIO(content)  # has no folder, where trimesh would look for the files that it names
-        mesh: Any = trimesh.load(stream, file_type=suffix[1:], **options)
+        mesh: Any = trimesh.load(stream, file_type=suffix[1:], process=False)
+        if isinstance(mesh, trimesh.Scene) and mesh.geometry:
+            mesh = mesh.to_mesh()
+        _check_counts(content, suffix, mesh)
     except Exception as error:  # trimesh has no class of its own for files that it cannot read
         raise FileError(f"{path} cannot be read as a mesh ({first_line(error)}): write or copy it again") from error
-    if isinstance(mesh, trimesh.Scene) and mesh.geometry:
-        mesh = mesh.to_mesh()
-    faces, vertices = (np.asarray(getattr(mesh, name, ())) for name in ("faces", "vertices"))
-    header = content.partition(b"end_header")[0] if suffix == ".ply" else b""
-    if not faces.size and re.search(rb"^element face [1-9]", header, re.MULTILINE):  # trimesh makes points of it
-        raise FileError(f"{path} tells of faces, but ends before the first of them: write or copy it again")
-    if faces.size and not (faces.min() >= 0 and faces.max() < len(vertices)):
-        raise FileError(
-            f"{path} has triangles of vertices {faces.min()} to {faces.max()}, but {len(vertices)} vertices: "
-            "write or copy it again"
-        )
     return mesh
+
+
+def _check_lines(content: bytes) -> None:
+    """Refuses an OBJ with lines that readers pass over, since they cannot make anything of them."""
+    found = _NO_LINE_OF_OBJ.search(content.replace(b"\\\r\n", b" ").replace(b"\\\n", b" "))
+    if found is not None:
+        number = content[: found.start()].count(b"\n") + 1
+        raise ValueError(f"its line {number} is none of OBJ")
+
+
+def _check_counts(content: bytes, suffix: str, mesh: Any) -> None:
+    """Refuses a mesh that has less than its header says, or triangles of vertices that it has not."""
+    faces, vertices = (np.asarray(getattr(mesh, name, ())) for name in ("faces", "vertices"))
+    header = content.partition(b"end_header")[0]
+    for name, pattern, number in zip(("vertices", "faces"), _COUNTS.get(suffix, ()), map(len, (vertices, faces))):
+        found = re.search(pattern, header, re.MULTILINE)
+        if found is not None and int(found[1]) > number:
+            raise ValueError(f"its header tells of {int(found[1])} {name}, but there are {number}")
+    if faces.size and not (faces.min() >= 0 and faces.max() < len(vertices)):
+        raise ValueError(f"triangles of vertices {faces.min()} to {faces.max()}, but {len(vertices)} vertices")

@@ -35,8 +35,9 @@ def read_image(path: Path, side: int | None = None) -> Float[Tensor, "height wid
     if "A" in picture.getbands() or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    pixels = torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255)
-    return _square(pixels, side, path)
+    pixels = np.array(picture.convert("RGB"), dtype=np.float32)
+    pixels /= 255
+    return _square(torch.from_numpy(pixels), side, path)
 
 
 def _deep_gray(picture, path: Path) -> Float[Tensor, "height width"]:
@@ -122,10 +123,11 @@ def read_volume(path: Path, size: int | None = None) -> Float[Tensor, "x y z"]:
             f"{path} holds {int((~finite).sum())} values that are NaN or infinite, the first at {where}"
         )
     low, high = float(array.min()), float(array.max())
-    if low < 0 or low == high:
-        raise RepresentationError(f"{path} has values from {low:g} to {high:g}, but intensities are >= 0 and vary")
     scale = 255.0 if array.dtype == np.uint8 else high if high > 1 or array.dtype.kind in "iu" else 1.0
-    volume = torch.from_numpy(array.astype(np.float32) / np.float32(scale))
+    real = np.result_type(array.dtype, np.float32)  # numbers may lie beyond single precision
+    volume = torch.from_numpy((array / real.type(scale or 1.0)).astype(np.float32))
+    if low < 0 or volume.min() == volume.max():
+        raise RepresentationError(f"{path} has values from {low:g} to {high:g}, but intensities are >= 0 and vary")
     if size is None or volume.shape == (size,) * 3:
         return volume
     if size > min(volume.shape):

@@ -108,8 +108,15 @@ NetworkName = Annotated[
 
 
 def open_task(name: TaskName, path: Path, preset: Preset, **changes: Any) -> Task:
-    """Opens the input of a task with the options of a preset, some of them changed."""
-    return _TASKS[name].open(path, **{**preset.task, **changes})
+    """Opens the input of a task with the options of a preset, some of them changed.
+
+    Raises:
+        RepresentationError: it cannot be used; the message names the file.
+    """
+    try:
+        return _TASKS[name].open(path, **{**preset.task, **changes})
+    except RepresentationError as error:
+        raise RepresentationError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
 
 
 def _same(rate: float) -> dict[str, float]:

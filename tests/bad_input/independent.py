@@ -2,8 +2,10 @@
 
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
+from plyfile import PlyData
 
 _CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}
 """Of PNG's kinds of colour without a palette."""
@@ -37,6 +39,8 @@ def read_png(content: bytes) -> np.ndarray:
 
 def _unfiltered(kind: int, row: bytes, above: bytes, channels: int) -> bytes:
     assert kind <= 4
+    if kind == 0:
+        return row
     found = bytearray(row)
     for i, value in enumerate(row):
         a = found[i - channels] if i >= channels else 0
@@ -44,3 +48,30 @@ def _unfiltered(kind: int, row: bytes, above: bytes, channels: int) -> bytes:
         nearest = min((a, b, c), key=lambda x: abs(a + b - c - x))
         found[i] = (value + (0, a, b, (a + b) // 2, nearest)[kind]) % 256
     return bytes(found)
+
+
+def read_ply(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices, (n, 3), and triangles, (m, 3), of a PLY that holds nothing else."""
+    found = PlyData.read(path)
+    vertices = np.stack([found["vertex"][axis] for axis in "xyz"], axis=-1).astype(float)
+    return vertices, _triangles([list(face) for face in found["face"]["vertex_indices"]], len(vertices))
+
+
+def read_obj(text: str) -> tuple[np.ndarray, np.ndarray]:
+    """The same of an OBJ whose faces are triangles."""
+    vertices, faces = [], []
+    for words in (line.split() for line in text.splitlines()):
+        if not words or words[0].startswith("#"):
+            continue
+        if words[0] == "v":
+            vertices.append([float(word) for word in words[1:4]])
+        elif words[0] == "f":
+            faces.append([int(word.split("/")[0]) - 1 for word in words[1:]])
+        else:
+            assert words[0] in {"vn", "vt", "vp", "o", "g", "s", "l", "p", "usemtl", "mtllib"}
+    return np.array(vertices), _triangles(faces, len(vertices))
+
+
+def _triangles(faces: list[list[int]], count: int) -> np.ndarray:
+    assert all(len(face) == 3 and 0 <= min(face) and max(face) < count for face in faces)
+    return np.array(faces)

@@ -8,15 +8,29 @@ import os
 import shutil
 from pathlib import Path
 
+import fits
 import pytest
 import scans
 import scenes
 from kinds import Kind, Outcome, tried
 
 LONG = os.environ.get("CROSSNORM_FAULTS") == "long"
-SHARE = 1.0 if LONG else 0.4
-KINDS = [*scenes.KINDS, *scans.KINDS]
-NEEDED = ("eval.renders", "eval.scoring", "eval.sheet", "eval.views")
+SHARE = 1.0 if LONG else 0.3
+KINDS = [*scenes.KINDS, *scans.KINDS, *fits.KINDS]
+NEEDED = (
+    "crossnorm_ns.representation.progress",
+    "crossnorm_ns.representation.runs",
+    "embreex",
+    "eval.renders",
+    "eval.scoring",
+    "eval.sheet",
+    "eval.views",
+    "matplotlib.backends.backend_agg",
+    "rich.progress",
+    "scipy.io",
+    "skimage.measure",
+    "trimesh.exchange.load",
+)
 """What commands import late: once here instead of in each process."""
 outcomes: list[Outcome] = []
 pytestmark = pytest.mark.usefixtures("own_writers")  # commands are forked
