@@ -16,16 +16,16 @@ MESH_FORMATS = (".ply", ".obj", ".stl", ".off", ".glb")
 """Suffixes of files that consist of themselves alone."""
 _NUMBER = rb"[ \t]+[-+]?(?:(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?|[nN]a[nN]|[iI]nf(?:inity)?)"
 _CORNER = rb"[ \t]+-?\d+(?:/-?\d*){0,2}"
-_OTHER_WORDS = rb"""vn vt vp o g s mg l p usemtl mtllib usemap maplib deg bmat step cstype curv curv2 surf parm trim hole
-scrv sp end con bevel c_interp d_interp lod shadow_obj trace_obj ctech stech"""
+_OTHER_WORDS = rb"""vn vt vp o g s mg l p usemtl mtllib usemap maplib deg bmat step cstype curv curv2 surf parm trim
+hole scrv sp end con bevel c_interp d_interp lod shadow_obj trace_obj ctech stech"""
 _NO_LINE_OF_OBJ = re.compile(
-    rb"^(?![ \t]*(?:v(?:%s){3,7}|f(?:%s){3,}|(?:%s)(?:[ \t].*)?|#.*)?\s*$)"
+    rb"^(?![ \t]*(?:v(?:%s){3,7}|f(?:%s){3,}|(?:%s)(?:[ \t].*)?)?[ \t\r\f\v]*(?:#.*)?$)"
     % (_NUMBER, _CORNER, rb"|".join(_OTHER_WORDS.split())),
     re.MULTILINE,
 )
 _COUNTS = {
-    ".ply": (rb"^element vertex (\d+)", rb"^element face (\d+)"),
-    ".off": (rb"\A(?:[A-Z0-9]*OFF)?(?:\s|#.*)*(\d+)", rb"\A(?:[A-Z0-9]*OFF)?(?:\s|#.*)*\d+\s+(\d+)"),
+    ".ply": {"vertices": rb"^element vertex (\d+)", "faces": rb"^element face (\d+)"},
+    ".off": {"vertices": rb"\A[A-Z0-9]*OFF\s+(\d+)", "faces": rb"\A[A-Z0-9]*OFF\s+\d+\s+(\d+)"},
 }
 """How headers tell of their vertices and faces."""
 
@@ -80,9 +80,9 @@ def _check_counts(content: bytes, suffix: str, mesh: Any) -> None:
     """Refuses a mesh that has less than its header says, or triangles of vertices that it has not."""
     faces, vertices = (np.asarray(getattr(mesh, name, ())) for name in ("faces", "vertices"))
     header = content.partition(b"end_header")[0]
-    for name, pattern, number in zip(("vertices", "faces"), _COUNTS.get(suffix, ()), map(len, (vertices, faces))):
-        found = re.search(pattern, header, re.MULTILINE)
-        if found is not None and int(found[1]) > number:
-            raise ValueError(f"its header tells of {int(found[1])} {name}, but there are {number}")
+    for name, pattern in _COUNTS.get(suffix, {}).items():
+        there, found = len(getattr(mesh, name, ())), re.search(pattern, header, re.MULTILINE)
+        if found is not None and int(found[1]) > there:
+            raise ValueError(f"its header tells of {int(found[1])} {name}, but there are {there}")
     if faces.size and not (faces.min() >= 0 and faces.max() < len(vertices)):
         raise ValueError(f"triangles of vertices {faces.min()} to {faces.max()}, but {len(vertices)} vertices")
