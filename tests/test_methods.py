@@ -23,17 +23,28 @@ from method_configs.mipnerf import mipnerf_cn, mipnerf_cn_tiny, mipnerf_ref
 METHODS = {"mipnerf-cn": mipnerf_cn, "mipnerf-ref": mipnerf_ref, "mipnerf-cn-tiny": mipnerf_cn_tiny}
 
 ABSENT = ("open3d", "trimesh", "tinycudann", "lpips", "wandb", "comet_ml")
+OFFLINE = Path(__file__).parent / "offline" / "sitecustomize.py"
 SITECUSTOMIZE = f"""
-import socket, sys
+import runpy, sys
 
 sys.modules.update(dict.fromkeys({ABSENT!r}))
-
-def refuse(*_, **__):
-    raise OSError("there is no network")
-
-socket.socket.connect = socket.getaddrinfo = refuse
+runpy.run_path({str(OFFLINE)!r})
 """
-"""Python runs this first: importing these packages fails, and so does reaching for the network."""
+"""Python runs this first: importing these packages fails, and so does reaching for another machine."""
+
+
+REFUSED = """
+import socket
+
+try:
+    socket.create_connection(("192.0.2.1", 80), timeout=1)
+except OSError as error:
+    print("no network:", "no other machine" in str(error))
+try:
+    import open3d
+except ImportError:
+    print("no package: True")
+"""
 
 
 class Shell(NamedTuple):
@@ -45,10 +56,11 @@ class Shell(NamedTuple):
 
     def __call__(self, command: str, *arguments: object) -> str:
         """Standard output and error of a command that was installed beside this Python."""
+        path = os.pathsep.join([str(self.first), os.environ["PYTHONPATH"]])
         finished = subprocess.run(
             [Path(sys.executable).with_name(command), *map(str, arguments)],
             cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(self.first), "OMP_NUM_THREADS": "1", "COLUMNS": "100"},
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "100"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -121,6 +133,11 @@ def test_reference_differs_from_the_method_in_the_norm_alone():
 def test_configuration_survives_its_yaml_file(name: str):
     config = METHODS[name].config
     assert yaml.load(yaml.dump(config), Loader=yaml.Loader) == config
+
+
+def test_commands_reach_no_other_machine_and_no_optional_package(shell: Shell):
+    said = shell("python", "-c", REFUSED)
+    assert said.splitlines() == ["no network: True", "no package: True"]
 
 
 def test_package_alone_loads_torch_and_nothing_of_nerfstudio(shell: Shell):
