@@ -203,7 +203,7 @@ def test_lpips_is_measured_only_where_it_is_asked_for(monkeypatch: pytest.Monkey
 
 def make_config(name: str, scene: Path, output: Path, **changes: Any) -> CrossNormTrainerConfig:
     """Two steps of 32 rays on a Blender scene."""
-    config = configured(copy.deepcopy(METHODS[name].config), scene, output, max_num_iterations=2, **changes)
+    config = configured(copy.deepcopy(METHODS[name].config), scene, output, **({"max_num_iterations": 2} | changes))
     datamanager = config.pipeline.datamanager
     datamanager.dataparser = BlenderCNDataParserConfig()
     datamanager.train_num_rays_per_batch = datamanager.eval_num_rays_per_batch = 32
