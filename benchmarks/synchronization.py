@@ -19,7 +19,7 @@ from torch import Tensor, distributed
 
 from benchmarks.tables import store, table
 
-_METHODS = {"mip-NeRF": "mipnerf-cn", "NeuS": "neus-cn"}
+_METHODS = ("mipnerf-cn", "neus-cn", "volsdf-cn")
 
 
 @dataclass
@@ -82,9 +82,10 @@ def method_messages(method: str, rays: int) -> tuple[list[int], int]:
     from nerfstudio.data.scene_box import SceneBox
 
     from crossnorm_ns.engine.pipeline import shared_model
-    from method_configs import mipnerf, neus
+    from method_configs import mipnerf, neus, volsdf
 
-    config = {"mipnerf-cn": mipnerf.mipnerf_cn, "neus-cn": neus.neus_cn}[method].config.pipeline.model
+    methods = {"mipnerf-cn": mipnerf.mipnerf_cn, "neus-cn": neus.neus_cn, "volsdf-cn": volsdf.volsdf_cn}
+    config = methods[method].config.pipeline.model
     module = config.setup(scene_box=SceneBox(torch.tensor([[-1.0] * 3, [1.0] * 3])), num_train_data=1).train()
     model = shared_model(module)
     origins = 3 * torch.nn.functional.normalize(torch.randn(rays, 3), dim=-1)
@@ -102,18 +103,18 @@ def method_messages(method: str, rays: int) -> tuple[list[int], int]:
             torch.stack(list(losses.values())).sum().backward()
         return sizes
 
-    step()  # the first one of NeuS also sets up its norms
+    step()  # the first one of NeuS and VolSDF also sets up their norms
     return step(), sum(p.numel() * p.element_size() for p in module.get_param_groups()["fields"])
 
 
-def method_row(name: str, rays: tuple[int, int]) -> list[str]:
+def method_row(method: str, rays: tuple[int, int]) -> list[str]:
     """A line of the table of methods."""
-    (few, parameters), (many, _) = (method_messages(_METHODS[name], count) for count in rays)
+    (few, parameters), (many, _) = (method_messages(method, count) for count in rays)
     assert few == many, "what is exchanged depends on the number of rays"
     of_losses = [size for size in few if size == torch.float32.itemsize]
     of_norms = [size for size in few if size != torch.float32.itemsize]
     return [
-        f"`{_METHODS[name]}`",
+        f"`{method}`",
         f"{sum(of_norms):,}",
         f"{len(of_norms)}",
         f"{sum(of_losses)}",
@@ -140,7 +141,7 @@ def main(options: Options) -> None:
     torch.manual_seed(0)
     with single_member_group():
         norms = [row for name in ("bn", "gn", "cn", "ln") for row in norm_rows(name, options.channels)]
-        methods = [method_row(name, options.rays) for name in _METHODS]
+        methods = [method_row(method, options.rays) for method in _METHODS]
     columns = ["norm", "channels", "bytes of a step, in messages", "with a spatial gradient"]
     heads = ["method", "bytes of norms", "messages", "bytes of losses", "bytes of gradients", "norms / gradients"]
     text = (
