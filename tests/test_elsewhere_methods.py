@@ -13,6 +13,7 @@ import yaml
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.configs.method_configs import all_descriptions, all_methods, method_configs
 from nerfstudio.data.scene_box import SceneBox
+from nerfstudio.engine.callbacks import TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.models.nerfacto import NerfactoModel
 from nerfstudio.models.vanilla_nerf import NeRFModel
 from nerfstudio.scripts import eval as ns_eval
@@ -228,6 +229,45 @@ def test_norms_are_calibrated_before_a_save_without_an_effect_on_training(name: 
     quiet = checkpoint_of(train(make_config(name, tiny_scene, tmp_path / "quiet")))
     busy = checkpoint_of(train(make_config(name, tiny_scene, tmp_path / "busy", steps_per_save=1)))
     assert differences(quiet, busy) == []
+
+
+@pytest.mark.parametrize(("name", "steps"), [("vanilla-nerf-cn", 4), ("nerfacto-cn", 16)])
+def test_stopping_and_evaluating_leave_no_trace(name: str, steps: int, tiny_scene: Path, tmp_path: Path):
+    """Also behind step 10, from which on nerfacto's proposal networks rest in some steps."""
+
+    def trained_in(folder: str, **changes: Any) -> Path:
+        return train(make_config(name, tiny_scene, tmp_path / folder, **({"max_num_iterations": steps} | changes)))
+
+    one_go = checkpoint_of(trained_in("one go"))
+    first = trained_in("first", max_num_iterations=steps - 3)
+    assert differences(one_go, checkpoint_of(first))
+    assert differences(one_go, checkpoint_of(trained_in("second", load_dir=first / "nerfstudio_models"))) == []
+    assert differences(one_go, checkpoint_of(trained_in("busy", steps_per_save=5, steps_per_eval_batch=1))) == []
+
+
+def test_proposal_networks_of_nerfacto_are_trained_in_the_steps_of_nerfstudio():
+    def steps_trained(model: Any) -> list[int]:
+        found = []
+        nothing: Any = None
+        callbacks = model.get_training_callbacks(TrainingCallbackAttributes(nothing, nothing, nothing, nothing))
+        model.train()
+        for step in range(40):
+            for callback in callbacks:
+                callback.run_callback_at_location(step, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
+            weights = model(make_rays(4, seed=step))["weights_list"]
+            if weights[0].requires_grad:
+                found.append(step)
+            for callback in callbacks:
+                callback.run_callback_at_location(step, TrainingCallbackLocation.AFTER_TRAIN_ITERATION)
+        return found
+
+    options = {"norm": "none", "proposal_warmup": 30, "proposal_update_every": 4}
+    ours = make_model("nerfacto-cn", **options)
+    with _without_lpips():
+        theirs = NerfactoModel(copy.deepcopy(ours.config), scene_box=ours.scene_box, num_train_data=4)
+    expected = steps_trained(theirs)
+    assert steps_trained(ours) == expected
+    assert len(expected) < 30, "they rest in some steps"
 
 
 def test_calibration_stores_population_statistics_of_both_levels(tiny_scene: Path, tmp_path: Path):

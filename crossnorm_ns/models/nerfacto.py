@@ -8,6 +8,7 @@ from types import MethodType
 from typing import Any, Literal
 
 import torch
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.fields.base_field import Field
 from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
 from torch import Tensor
@@ -15,6 +16,8 @@ from torch.nn import functional
 
 from crossnorm_ns.models.optional_lpips import OptionalLPIPS
 from crossnorm_ns.norms import NormChoice, insert_norms, norm_domain
+
+_ALWAYS_TRAINED = 10  # nerfstudio's sampler: the last step up to which proposal networks are trained in each
 
 
 @dataclass
@@ -57,6 +60,27 @@ class NerfactoCNModel(OptionalLPIPS, NerfactoModel):
             for i in range(config.num_proposal_iterations)
         ]
         self.field.get_normals = MethodType(_normals_of_points, self.field)
+        self._schedule = (0, 0)  # a step, and how many steps before it the proposal networks were trained
+
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
+        """nerfstudio's, behind one that keeps its schedule exact."""
+        first = TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self.follow_schedule)
+        return [first, *super().get_training_callbacks(training_callback_attributes)]
+
+    def follow_schedule(self, step: int) -> None:
+        """Decides whether a step trains the proposal networks by its number alone, as an undisturbed training would.
+
+        nerfstudio's sampler also counts passes of evaluation and of calibration, and begins anew in a resumed run.
+        """
+        sampler = self.proposal_sampler
+        start, since = self._schedule if self._schedule[0] <= step else (0, 0)
+        for earlier in range(start, step):
+            trained = earlier <= _ALWAYS_TRAINED or since > sampler.update_sched(earlier - 1)
+            since = 1 if trained else since + 1
+        self._schedule = step, since
+        sampler._step, sampler._steps_since_update = max(step - 1, 0), since
 
 
 def _density_in_domain(proposals: Any, domain: str, positions: Tensor) -> Tensor:
