@@ -1,11 +1,11 @@
 """Long trainings of the tiny methods: memory, open files and time of a step have to stay flat.
 
 Trains each method in a process of its own on a small generated scene, writes docs/results/soak.json and .md. Flat means
-that from two fifths of the training on the slope is not different from zero: the 95 % interval of Theil and Sen's estimate
-over means of blocks holds zero, or the whole rise is below what the system itself hands out (`_NEGLIGIBLE`). A block is
-the time from one evaluation to the next, which leaves the allocator in another state: within it looks depend on each
-other. Times are processor times, over those of a fixed computation at the same look: the machine's own pace does not
-count. Exit code 1 where one is not flat.
+that behind two fifths of the training the slope is not different from zero: the 95 % interval of Theil and Sen's
+estimate over means of blocks holds zero, or the whole rise is below what the system itself hands out (`_NEGLIGIBLE`).
+A block is the time from one evaluation to the next, which leaves the allocator in another state: within it looks depend
+on each other. Times are processor times, over those of a fixed computation at the same look: the machine's own pace
+does not count. Exit code 1 where one is not flat.
 """
 
 from __future__ import annotations
