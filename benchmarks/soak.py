@@ -1,7 +1,7 @@
 """Long trainings of the tiny methods: memory, open files and time of a step have to stay flat.
 
 Trains each method in a process of its own on a small generated scene, writes docs/results/soak.json and .md. Flat means
-that behind two fifths of the training the slope is not different from zero: the 95 % interval of Theil and Sen's
+that over the second half of the training the slope is not different from zero: the 95 % interval of Theil and Sen's
 estimate over means of blocks holds zero, or the whole rise is below what the system itself hands out (`_NEGLIGIBLE`).
 A block is the time from one evaluation to the next, which leaves the allocator in another state: within it looks depend
 on each other. Times are processor times, over those of a fixed computation at the same look: the machine's own pace
@@ -32,7 +32,7 @@ from crossnorm_ns.provenance import provenance
 
 METHODS = ("mipnerf-cn-tiny", "neus-cn-tiny", "volsdf-cn-tiny")
 _NEGLIGIBLE = {"memory_mib": 2.0, "open_files": 0.0, "step_over_control": 0.0}
-_WARM_UP = 0.4
+_WARM_UP = 0.5
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Trend:
-    """How a quantity went over a training, without its first two fifths."""
+    """How a quantity went over the second half of a training."""
 
     first: float
     """Mean of its first block."""
@@ -70,7 +70,7 @@ class Trend:
 
 
 def trend(steps: Sequence[int], values: Sequence[float], period: int, negligible: float) -> Trend:
-    """Judges a quantity over the looks behind two fifths of the steps, by means of blocks.
+    """Judges a quantity over the second half of the steps, by means of blocks.
 
     Args:
         steps: of the looks.

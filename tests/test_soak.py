@@ -27,7 +27,7 @@ def test_states_that_change_from_block_to_block_are_no_trend() -> None:
 
 
 def test_what_happens_while_a_training_warms_up_does_not_count() -> None:
-    values = [min(step, 800) / 10 for step in STEPS]
+    values = [min(step, 1000) / 10 for step in STEPS]
     assert trend(STEPS, values, 100, 0).flat
 
 
