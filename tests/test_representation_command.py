@@ -108,7 +108,7 @@ WRONG = {
     "--network is '10-28'": ["image", "--image", "image.png", "--network", "10-28"],
     "--learning-rate is -1": ["image", "--image", "image.png", "--learning-rate", "-1"],
     "--steps is 0": ["image", "--image", "image.png", "--side", "16", "--steps", "0"],
-    "20x16 pixels and cannot be shrunk to 128x128": ["image", "--image", "image.png"],
+    "20x16 pixels and cannot be shrunk to 128x128: give a side of 16 or less": ["image", "--image", "image.png"],
     "--batch-size is 0": ["image", "--image", "image.png", "--side", "16", "--batch-size", "0"],
     "--device is 'tpu'": ["ct", "--image", "slice.png", "--device", "tpu"],
     "--chunk-size is 1, but must be from 2": ["image", "--image", "image.png", "--side", "16", "--chunk-size", "1"],

@@ -429,7 +429,7 @@ def test_damaged_arrays_are_refused_in_one_line(tmp_path):
 def test_too_small_images_are_refused(tmp_path):
     with pytest.raises(RepresentationError, match="5x24, but at least 11"):
         ImageTask.open(write_image(tmp_path / "a.png", 5, 24))
-    with pytest.raises(RepresentationError, match="24x12 pixels and cannot be shrunk to 16x16"):
+    with pytest.raises(RepresentationError, match="24x12 pixels and cannot be shrunk to 16x16: give a side of 12"):
         ImageTask.open(write_image(tmp_path / "b.png", 12, 24), side=16)
 
 

@@ -60,7 +60,9 @@ def _square(pixels: Float[Tensor, "_ _ 3"], side: int | None, path: Path) -> Flo
     height, width, _ = pixels.shape
     square = min(height, width)
     if side > square:
-        raise RepresentationError(f"{path} has {width}x{height} pixels and cannot be shrunk to {side}x{side}")
+        raise RepresentationError(
+            f"{path} has {width}x{height} pixels and cannot be shrunk to {side}x{side}: give a side of {square} or less"
+        )
     top, left = (height - square) // 2, (width - square) // 2
     return _average(pixels[top : top + square, left : left + square].movedim(-1, 0), side, side).movedim(0, -1)
 
@@ -131,7 +133,10 @@ def read_volume(path: Path, size: int | None = None) -> Float[Tensor, "x y z"]:
     if size is None or volume.shape == (size,) * 3:
         return volume
     if size > min(volume.shape):
-        raise RepresentationError(f"{path} has {_times(volume.shape)} voxels and cannot be shrunk to {size}^3")
+        raise RepresentationError(
+            f"{path} has {_times(volume.shape)} voxels and cannot be shrunk to {size}^3: "
+            f"give a size of {min(volume.shape)} or less"
+        )
     return torch.nn.functional.adaptive_avg_pool3d(volume[None], size)[0]
 
 
