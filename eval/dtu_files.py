@@ -63,7 +63,7 @@ def load_reference(dataset_dir: Path, scan: int) -> "Reference":
     Raises:
         EvaluationError: a file is missing or unreadable, or does not hold what it should.
     """
-    from eval.chamfer import Reference
+    from eval.chamfer import Reference, is_above_plane, is_observed
 
     points_path, mask_path, plane_path = check_reference(dataset_dir, scan)
     mask = _load_mat(mask_path, ("ObsMask", "BB", "Res"))
@@ -73,17 +73,22 @@ def load_reference(dataset_dir: Path, scan: int) -> "Reference":
         (mask_path, "ObsMask", observed, observed.ndim == 3 and observed.any(), "a 3-D grid that is not all 0"),
         (mask_path, "BB", box, box.shape == (2, 3) and (box[0] < box[1]).all(), "two corners, the lowest first"),
         (mask_path, "Res", resolution, resolution.size == 1 and (resolution > 0).all(), "one length"),
-        (plane_path, "P", plane, plane.size == 4 and np.isfinite(plane).all(), "the 4 numbers of a plane"),
+        (plane_path, "P", plane, plane.size == 4, "the 4 numbers of a plane"),
     ):
-        if not fits:
+        if not fits or not (np.abs(array) <= np.finfo(np.float32).max).all():
             raise EvaluationError(f"{path}: {key} of shape {array.shape} is not {wanted}: copy the file again.")
-    return Reference(
+    reference = Reference(
         points=load_points(points_path),
         observed=observed.astype(bool),
         bounding_box=box.astype(np.float32),
         resolution=float(resolution.item()),
         plane=plane.reshape(4),
     )
+    if not is_observed(reference.points, reference).any():
+        raise EvaluationError(f"no point of {points_path} lies where the scanner has seen anything by {mask_path}.")
+    if not is_above_plane(reference.points, reference).any():
+        raise EvaluationError(f"no point of {points_path} lies above the plane of the table in {plane_path}.")
+    return reference
 
 
 def check_reference(dataset_dir: Path, scan: int) -> tuple[Path, Path, Path]:

@@ -15,14 +15,21 @@ from crossnorm_ns.reading.errors import MOST_BYTES, FileError, first_line
 MESH_FORMATS = (".ply", ".obj", ".stl", ".off", ".glb")
 """Suffixes of files that consist of themselves alone."""
 _NUMBER = rb"[ \t]+[-+]?(?:(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?|[nN]a[nN]|[iI]nf(?:inity)?)"
-_CORNER = rb"[ \t]+-?\d+(?:/-?\d*){0,2}"
+_CORNER = rb"[ \t]+-?[1-9]\d*(?:/-?\d*){0,2}"
 _OTHER_WORDS = rb"""vn vt vp o g s mg l p usemtl mtllib usemap maplib deg bmat step cstype curv curv2 surf parm trim
 hole scrv sp end con bevel c_interp d_interp lod shadow_obj trace_obj ctech stech"""
 _NO_LINE_OF_OBJ = re.compile(
-    rb"^(?![ \t]*(?:v(?:%s){3,7}|f(?:%s){3,}|(?:%s)(?:[ \t].*)?)?[ \t\r\f\v]*(?:#.*)?$)"
+    rb"^(?![ \t]*(?:v(?:%s){3,7}|f(?:%s){3,256}|(?:%s)(?:[ \t].*)?)?[ \t\r\f\v]*(?:#.*)?$)"
     % (_NUMBER, _CORNER, rb"|".join(_OTHER_WORDS.split())),
     re.MULTILINE,
 )
+_TYPE = rb"(?:char|uchar|short|ushort|u?int|float|double|u?int(?:8|16|32)|float(?:32|64))"
+_LINE_OF_PLY = re.compile(
+    rb"(?:(?:comment|obj_info).*|format (?:ascii|binary_little_endian|binary_big_endian) 1\.0|element \w+ \d+|"
+    rb"property (?:list %s )?%s \w+)[ \t\r]*" % (_TYPE, _TYPE)
+)
+_LONGEST_HEADER = 2**16
+"""Bytes of a PLY's header."""
 _COUNTS = {
     ".ply": {"vertices": rb"^element vertex (\d+)", "faces": rb"^element face (\d+)"},
     ".off": {"vertices": rb"\A[A-Z0-9]*OFF\s+(\d+)", "faces": rb"\A[A-Z0-9]*OFF\s+\d+\s+(\d+)"},
@@ -56,8 +63,8 @@ def read_mesh(path: Path, formats: Sequence[str] = MESH_FORMATS) -> Any:
         content = path.read_bytes()
         if suffix == ".obj":
             _check_lines(content)
-        elif suffix == ".ply" and not re.search(rb"^format (ascii|binary_(little|big)_endian) ", content, re.MULTILINE):
-            raise ValueError("its header tells of no format that there is")
+        elif suffix == ".ply":
+            _check_header(content)
         stream = io.BytesIO(content)  # has no folder, where trimesh would look for the files that it names
         mesh: Any = trimesh.load(stream, file_type=suffix[1:], process=False)
         if isinstance(mesh, trimesh.Scene) and mesh.geometry:
@@ -74,6 +81,17 @@ def _check_lines(content: bytes) -> None:
     if found is not None:
         number = content[: found.start()].count(b"\n") + 1
         raise ValueError(f"its line {number} is none of OBJ")
+
+
+def _check_header(content: bytes) -> None:
+    """Refuses a PLY with a header that readers understand in part."""
+    header, end, _ = content[:_LONGEST_HEADER].partition(b"end_header")
+    lines = header.splitlines()
+    if not end or lines[:1] != [b"ply"] or sum(line.startswith(b"format ") for line in lines) != 1:
+        raise ValueError("it has no header of PLY")
+    for line in lines[1:]:
+        if not _LINE_OF_PLY.fullmatch(line):
+            raise ValueError(f"its header says {line[:40].decode(errors='replace')!r}, which is none of PLY")
 
 
 def _check_counts(content: bytes, suffix: str, mesh: Any) -> None:

@@ -54,7 +54,8 @@ def read_ply(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Vertices, (n, 3), and triangles, (m, 3), of a PLY that holds nothing else."""
     found = PlyData.read(path)
     vertices = np.stack([found["vertex"][axis] for axis in "xyz"], axis=-1).astype(float)
-    return vertices, _triangles([list(face) for face in found["face"]["vertex_indices"]], len(vertices))
+    faces = [list(face) for face in found["face"]["vertex_indices"]] if "face" in found else []
+    return vertices, _triangles(faces, len(vertices))
 
 
 def read_obj(text: str) -> tuple[np.ndarray, np.ndarray]:

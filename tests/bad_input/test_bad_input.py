@@ -12,15 +12,18 @@ import fits
 import pytest
 import scans
 import scenes
+import surfaces
 from kinds import Kind, Outcome, tried
 
 LONG = os.environ.get("CROSSNORM_FAULTS") == "long"
-SHARE = 1.0 if LONG else 0.3
-KINDS = [*scenes.KINDS, *scans.KINDS, *fits.KINDS]
+SHARE = 1.0 if LONG else 0.2
+KINDS = [*scenes.KINDS, *scans.KINDS, *fits.KINDS, *surfaces.KINDS]
 NEEDED = (
     "crossnorm_ns.representation.progress",
     "crossnorm_ns.representation.runs",
     "embreex",
+    "eval.chamfer",
+    "eval.chamfer_results",
     "eval.renders",
     "eval.scoring",
     "eval.sheet",
