@@ -96,13 +96,13 @@ def _array(name: str, parts: Sequence[tuple[int, memoryview]], order: str) -> np
         what = _OTHER_CLASSES.get(word & 0xFF, "complex numbers" if word & _COMPLEX else "of an unknown kind")
         raise ValueError(f"{name} is {what}, but real numbers are read")
     kind, data = values[0]
-    stored = np.dtype(_STORED.get(kind, "V1"))
+    stored = np.dtype(order + _STORED.get(kind, "V1"))
     number = math.prod(shape)
     if min(shape, default=-1) < 0 or stored.kind == "V" or number * stored.itemsize != len(data):
         raise ValueError(f"{name} tells of {_times(shape)} numbers of kind {kind}, but {len(data):,} bytes follow")
     if number * np.dtype(meant).itemsize > MOST_BYTES:
         raise ValueError(f"{name} takes more than {MOST_BYTES:,} bytes in memory")
-    numbers = np.frombuffer(data, stored.newbyteorder(order)).astype(meant)
+    numbers = np.frombuffer(data, stored).astype(meant)
     return numbers.reshape(shape, order="F")
 
 
