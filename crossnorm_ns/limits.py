@@ -41,9 +41,13 @@ class Need:
     """Whether a value is that; what the file system says against a path may be raised."""
 
 
+def _number(what: str, holds: Callable[[Any], bool]) -> Need:
+    return Need(what, lambda value: not isinstance(value, bool) and holds(value))
+
+
 def between(least: int | float, most: int | float) -> Need:
     """A number from `least` to `most`."""
-    return Need(f"from {least:,} to {most:,}", lambda value: type(value) is not bool and least <= value <= most)
+    return _number(f"from {least:,} to {most:,}", lambda value: least <= value <= most)
 
 
 def _is_there(path: Path, kind: Callable[[Path], bool]) -> bool:
@@ -91,9 +95,8 @@ MOST_LAYERS = 1000
 MOST_BYTES = 2**35
 """Of an array: 32 GiB, a grid of 2,048^3 numbers in float32."""
 
-POSITIVE = Need("a positive number", lambda value: type(value) is not bool and 0 < value < math.inf)
-NOT_NEGATIVE = Need("a number from 0 on", lambda value: type(value) is not bool and 0 <= value < math.inf)
-FINITE = Need("a finite number", lambda value: type(value) is not bool and math.isfinite(value))
+POSITIVE = _number("a positive number", lambda value: 0 < value < math.inf)
+NOT_NEGATIVE = _number("a number from 0 on", lambda value: 0 <= value < math.inf)
 NOT_EMPTY = Need("one or more", lambda values: len(values) > 0)
 
 Count = Annotated[int, between(1, 10**9)]
@@ -101,6 +104,7 @@ Seed = Annotated[int, between(0, 2**63 - 1)]
 Positive = Annotated[float, POSITIVE]
 NotNegative = Annotated[float, NOT_NEGATIVE]
 Share = Annotated[float, between(0, 1)]
+PositiveShare = Annotated[float, _number("a number above 0, up to 1", lambda value: 0 < value <= 1)]
 Layers = Annotated[int, between(1, MOST_LAYERS)]
 Width = Annotated[int, between(1, 2**24)]
 Degrees = Annotated[int, between(0, 64)]
@@ -224,6 +228,16 @@ def check_options(options: Any) -> None:
     hints = typing.get_type_hints(type(options), include_extras=True)
     for name, text in faults(options):
         raise LimitError(f"{_name_of(name, hints[name.partition('.')[0]])} {text}.")
+
+
+def check_fields(config: Any) -> None:
+    """Refuses a configuration of which a field is not what its annotation says.
+
+    Raises:
+        LimitError: names the first of them.
+    """
+    for name, text in faults(config):
+        raise LimitError(f"{name} {text}")
 
 
 def within_limits(function: Callable[P, R]) -> Callable[P, R]:

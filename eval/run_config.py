@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from crossnorm_ns.limits import faults
 from eval.errors import EvaluationError
 
 ALLOWED_MODULES = (
@@ -55,7 +56,7 @@ def read_config(path: Path) -> Any:
 
     Raises:
         EvaluationError: the file is missing, is no YAML, names something outside the allowed modules or something that
-            is not there (any more), or holds fields that its classes do not have.
+            is not there (any more), holds fields that its classes do not have, or values that these cannot have.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -64,12 +65,16 @@ def read_config(path: Path) -> Any:
             f"{path.absolute()} cannot be read ({error}): give the config.yml of a finished run."
         ) from error
     try:
-        return yaml.load(text, Loader=_ConfigLoader)
+        config = yaml.load(text, Loader=_ConfigLoader)
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise EvaluationError(f"{path}{line}: {error.problem}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # numbers and dates that are none
         raise EvaluationError(f"{path} is no YAML file ({' '.join(str(error).split())}).") from error
+    if dataclasses.is_dataclass(config):
+        for name, text in faults(config, types_too=True):
+            raise EvaluationError(f"{path}: {name} {text}.")
+    return config
 
 
 class _ConfigLoader(yaml.SafeLoader):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from crossnorm_ns.data.errors import DataError
 from crossnorm_ns.engine.checkpoints import read_checkpoint
 from eval.errors import EvaluationError, first_line
 from eval.run_config import read_config
@@ -57,8 +58,10 @@ def load_run(
     device = _choose_device(device)
     try:
         pipeline = config.pipeline.setup(device=device, test_mode="test" if load_images else "inference")
-    except ImportError as error:  # of a hash grid
-        raise EvaluationError(f"{config_path}: {first_line(error)}") from error
+    except (EvaluationError, DataError):
+        raise
+    except Exception as error:  # of whatever class the file names, given whatever values
+        raise EvaluationError(f"{config_path}: its model cannot be built ({first_line(error)}).") from error
     try:
         pipeline.load_pipeline(checkpoint["pipeline"], checkpoint["step"])
     except RuntimeError as error:

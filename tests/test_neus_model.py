@@ -634,7 +634,7 @@ def test_norms_follow_their_switches():
 
 
 def test_samples_that_the_steps_do_not_divide_are_refused():
-    with pytest.raises(ValueError, match="num_importance 16 is no multiple of up_sample_steps 3"):
+    with pytest.raises(ValueError, match="num_importance is 16, but must be a multiple of up_sample_steps, 3"):
         make_model(up_sample_steps=3)
 
 

@@ -403,7 +403,7 @@ def test_a_skip_to_no_hidden_layer_is_refused():
 
 
 def test_a_width_without_room_for_the_skip_is_refused():
-    with pytest.raises(ValueError, match="sdf_width 39 leaves .* no room beside the encoded point of 39 values"):
+    with pytest.raises(ValueError, match="sdf_width is 39, which leaves .* no room beside the encoded point of 39"):
         make_field(sdf_width=39)
 
 

@@ -4,7 +4,6 @@ The cases are made from the options of all commands and a seed: for each option 
 Input files are there and empty: a command that took a wrong value would fail over them, with another line.
 """
 
-import contextlib
 import dataclasses
 import importlib
 import inspect
@@ -12,20 +11,19 @@ import os
 import pkgutil
 import random
 import resource
-import signal
 import string
 import sys
-import types
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import nerfstudio.configs.method_configs  # noqa: F401 (slow, and eval.benchmark asks it for methods)
 import numpy as np
 import pytest
 import tyro
+from option_cases import refusal, split
 from PIL import Image
 
 import eval.blender
@@ -128,19 +126,6 @@ def options_of(owner: Any) -> list[Option]:
     return found
 
 
-def split(hint: Any) -> tuple[tuple[Any, ...], Any]:
-    """Notes of a type, and the type without them and without None."""
-    notes: tuple[Any, ...] = ()
-    while True:
-        if typing.get_origin(hint) is Annotated:
-            hint, *more = typing.get_args(hint)
-            notes += tuple(more)
-        elif typing.get_origin(hint) in (typing.Union, types.UnionType):
-            (hint,) = [part for part in typing.get_args(hint) if part is not type(None)]
-        else:
-            return notes, hint
-
-
 def is_input(option: Option) -> bool:
     return option.single is Path and option.needs in KINDS_OF_INPUT
 
@@ -218,35 +203,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**31, before[1]))
     yield tmp_path
     resource.setrlimit(resource.RLIMIT_AS, before)
-
-
-@contextlib.contextmanager
-def processor_time(seconds: float) -> Iterator[None]:
-    """Within it, so much may be spent, or the test fails."""
-
-    def fail(*_: object) -> None:
-        pytest.fail(f"more than {seconds} seconds of processor time")
-
-    before = signal.signal(signal.SIGVTALRM, fail)
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
-
-
-def refusal(run: Callable[[], object], words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any) -> str:
-    """The line with which a command ends within ten seconds of processor time, and writes nothing."""
-    before = sorted(Path().rglob("*"))
-    monkeypatch.setattr(sys, "argv", ["command", *words])
-    with pytest.raises(SystemExit) as end, processor_time(10):
-        run()
-    out, error = capsys.readouterr()
-    assert end.value.code == 2 and not out, (words, out, error)
-    assert error.startswith("error: ") and error.count("\n") == 1 and error[:-1].isprintable(), (words, error)
-    assert sorted(Path().rglob("*")) == before, words
-    return error
 
 
 @pytest.mark.parametrize("name", COMMANDS_OF_ALL)

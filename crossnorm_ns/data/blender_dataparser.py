@@ -14,6 +14,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from crossnorm_ns.data.blender_scene import check_scene, has_split, read_split
 from crossnorm_ns.data.errors import DataError
 from crossnorm_ns.data.official_blender import official_scene
+from crossnorm_ns.limits import PictureSide
 
 
 @dataclass
@@ -24,7 +25,7 @@ class BlenderCNDataParserConfig(DataParserConfig):
     """Class to instantiate."""
     data: Path = Path("data/blender/lego")
     """Folder of one scene, with transforms_train.json, transforms_test.json and the pictures they list."""
-    downscale_factor: int = 1
+    downscale_factor: PictureSide = 1
     """How many times smaller the pictures become (2: the 400x400 protocol), by averaging straight-alpha RGBA."""
     allow_outside: bool = False
     """Reads pictures outside of the scene's folder where its json files name such."""

@@ -16,6 +16,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from crossnorm_ns.data.blender_dataparser import whole_number
 from crossnorm_ns.data.dtu_scene import DTUScene, read_scene
 from crossnorm_ns.data.errors import DataError
+from crossnorm_ns.limits import Count, PictureSide
 
 
 @dataclass
@@ -26,14 +27,14 @@ class DTUCNDataParserConfig(DataParserConfig):
     """Class to instantiate."""
     data: Path = Path("data/dtu/dtu_scan24")
     """Folder of one scan, with image, mask and cameras_sphere.npz."""
-    downscale_factor: int = 1
+    downscale_factor: PictureSide = 1
     """How many times smaller pictures and masks become, by averaging; it must divide width and height. Leave it at 1
     for methods of nerfstudio's own, which would read pictures at full size."""
     eval_mode: Literal["all", "interval"] = "all"
     """Which views are kept from training. all: none, as NeuS trains and as published chamfer distances are made;
     evaluation then renders views that were trained on. interval: views 0, eval_interval, 2 * eval_interval, ... are
     held out and are the ones that evaluation renders; choose it wherever PSNR is to say something about new views."""
-    eval_interval: int = 8
+    eval_interval: Count = 8
     """With eval_mode interval: every how many views one is held out."""
 
     allow_outside: bool = False

@@ -7,6 +7,8 @@ from jaxtyping import Int
 from nerfstudio.data.pixel_samplers import PixelSampler, PixelSamplerConfig
 from torch import Tensor
 
+from crossnorm_ns.limits import Batch
+
 
 @dataclass
 class UniformPixelSamplerConfig(PixelSamplerConfig):
@@ -14,7 +16,7 @@ class UniformPixelSamplerConfig(PixelSamplerConfig):
 
     _target: type = field(default_factory=lambda: UniformPixelSampler)
     """Class to instantiate."""
-    num_rays_per_batch: int = 512
+    num_rays_per_batch: Batch = 512
     """Number of rays of a batch."""
     single_image: bool = True
     """All rays of a batch from one picture, as in NeuS; or each from any picture, which gives norms statistics of the

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
 from torch.optim import Optimizer, lr_scheduler
+
+from crossnorm_ns.limits import Count, PositiveShare, Share, between
 
 _NO_END = "the schedule has no end: set max_steps, or train with one of this plug-in's trainers"
 
@@ -22,13 +25,13 @@ class LogLinearSchedulerConfig(SchedulerConfig):
     """mip-NeRF's schedule: log-linear decay, held down at the start."""
 
     _target: type = field(default_factory=lambda: LogLinearScheduler)
-    final_multiplier: float = 0.01
+    final_multiplier: PositiveShare = 0.01
     """Learning rate at the end of the schedule, over the initial one."""
-    max_steps: int | None = None
+    max_steps: Count | None = None
     """Steps from the initial to the final learning rate; None takes the run's --max-num-iterations."""
-    delay_steps: int = 2500
+    delay_steps: Annotated[int, between(0, 10**9)] = 2500
     """Steps over which the delay fades away as a quarter of a sine."""
-    delay_multiplier: float = 0.01
+    delay_multiplier: Share = 0.01
     """Factor on the learning rate at step 0; 1 means no delay."""
 
 
@@ -62,11 +65,11 @@ class WarmupCosineSchedulerConfig(SchedulerConfig):
     """NeuS's schedule: linear warm-up from 0, then half a cosine."""
 
     _target: type = field(default_factory=lambda: WarmupCosineScheduler)
-    final_multiplier: float = 0.05
+    final_multiplier: Share = 0.05
     """Learning rate at the end of the schedule, over the initial one."""
-    max_steps: int | None = None
+    max_steps: Count | None = None
     """Step at which the cosine ends; None takes the run's --max-num-iterations."""
-    warmup_steps: int = 5000
+    warmup_steps: Annotated[int, between(0, 10**9)] = 5000
     """Steps over which the learning rate rises from 0."""
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from nerfstudio.cameras.rays import RayBundle
@@ -31,7 +32,19 @@ from crossnorm_ns.engine.processes import (
 from crossnorm_ns.engine.random_state import capture_random_state, preserved_random_state, restore_random_state
 from crossnorm_ns.finite import NonFiniteError, first_non_finite, numbers_of_step
 from crossnorm_ns.interruption import InterruptedTraining, noted_signals
+from crossnorm_ns.limits import POSITIVE, Fault, LimitError, between, check_options
 from crossnorm_ns.norms import calibrate, norms_of
+
+_NEEDS = {
+    "max_num_iterations": between(0, 10**9),
+    "machine.seed": between(0, 2**32 - 1),
+    "machine.num_devices": between(0, 4096),
+    "machine.num_machines": between(1, 4096),
+    "pipeline.datamanager.train_num_rays_per_batch": between(1, 2**24),
+    "pipeline.datamanager.eval_num_rays_per_batch": between(1, 2**24),
+    "pipeline.model.eval_num_rays_per_chunk": between(1, 2**28),
+}
+"""Of fields of nerfstudio's own classes."""
 
 
 @dataclass
@@ -39,16 +52,28 @@ class CrossNormTrainerConfig(TrainerConfig):
     """Configuration of a training whose norms are calibrated before each save and each evaluation."""
 
     _target: type = field(default_factory=lambda: CrossNormTrainer)
-    calibration_batches: int = 16
+    calibration_batches: Annotated[int, between(1, 10**6)] = 16
     """Training batches over which the population statistics of norms that train with the batch's are gathered."""
-    process_timeout: float = 300.0
+    process_timeout: Annotated[float, between(0.001, 10**9)] = 300.0
     """Seconds that each of several processes waits for the others before it gives them up and ends the training."""
 
+    def faults(self) -> Iterator[Fault]:
+        """Numbers of nerfstudio's own that no training can have."""
+        for name, need in _NEEDS.items():
+            value = functools.reduce(lambda part, key: getattr(part, key, None), name.split("."), self)
+            if value is not None and not need.holds(value):
+                yield name, f"is {value}, but must be {need.what}"
+        for name, group in self.optimizers.items():
+            rate = getattr(group.get("optimizer"), "lr", None) if isinstance(group, dict) else None
+            if rate is not None and not POSITIVE.holds(rate):
+                yield f"optimizers.{name}.optimizer.lr", f"is {rate}, but must be {POSITIVE.what}"
+
     def save_config(self) -> None:
-        """Checks data and checkpoint, then writes config.yml: a run that cannot start leaves nothing behind."""
+        """Checks values, data and checkpoint, then writes config.yml: a run that cannot start leaves nothing behind."""
         datamanager = self.pipeline.datamanager
         parser: Any = getattr(datamanager, "dataparser", None)
-        with errors_in_one_line(DataError):
+        with errors_in_one_line(DataError, LimitError):
+            check_options(self)
             if hasattr(parser, "check_data"):
                 if datamanager.data is not None:
                     parser.data = datamanager.data

@@ -9,7 +9,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -21,10 +21,22 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations
 
 from crossnorm_ns.functional.encodings import positional_encoding
+from crossnorm_ns.limits import (
+    MOST_LAYERS,
+    Degrees,
+    Fault,
+    Layers,
+    Positive,
+    Width,
+    between,
+    check_fields,
+    weights_fault,
+)
 from crossnorm_ns.networks import MLP
 from crossnorm_ns.norms import NormChoice, initialize_identity, insert_norms, norms_of
 
 NORM_DOMAIN = "render"  # the one set of statistics: of the render pass; samplers and meshes read it
+_GRID_DIM = 32  # of the hash grid: 2 features of each of 16 levels
 _GRID_REACH = 1.5  # half the side of the hash grid's cube: rays begin and end up to sqrt(2) from the centre
 
 
@@ -33,31 +45,55 @@ class SDFFieldConfig(InstantiateConfig):
     """Size and start of the networks of NeuS; the defaults are those of its wmask.conf."""
 
     _target: type = field(default_factory=lambda: SDFField)
-    sdf_depth: int = 8
+    sdf_depth: Layers = 8
     """Hidden layers of the network of the signed distance."""
-    sdf_width: int = 256
+    sdf_width: Width = 256
     """Width of each of them."""
-    sdf_skip: int | None = 4
+    sdf_skip: Annotated[int, between(1, MOST_LAYERS)] | None = 4
     """Hidden layer, counted from 0, that is given the encoded point again; None: no layer is."""
-    num_features: int = 256
+    num_features: Width = 256
     """Features that the network of the signed distance hands to that of the colour."""
     encoding: Literal["positional", "hash"] = "positional"
     """What the network of the signed distance sees beside the point itself: sines and cosines, or a multiresolution
     hash grid, which needs tiny-cuda-nn (extra tcnn) and a CUDA device."""
-    point_degrees: int = 6
+    point_degrees: Degrees = 6
     """Degrees of the positional encoding of the point, 2^0 to 2^(n-1), without a factor of pi."""
-    color_depth: int = 4
+    color_depth: Layers = 4
     """Hidden layers of the network of the colour."""
-    color_width: int = 256
+    color_width: Width = 256
     """Width of each of them."""
-    view_degrees: int = 4
+    view_degrees: Degrees = 4
     """Degrees of the positional encoding of the view direction."""
-    initial_radius: float = 0.5
+    initial_radius: Positive = 0.5
     """Radius of the sphere that the surface is before training."""
-    initial_variance: float = 0.3
+    initial_variance: Annotated[float, between(-8, 8)] = 0.3
     """The sharpness s of NeuS's density around the surface begins at exp(10 times this)."""
     weight_norm: bool = True
     """Makes length and direction of each weight vector parameters of their own."""
+
+    @property
+    def point_dim(self) -> int:
+        """Values that the network of the signed distance is given of a point."""
+        return 3 + (6 * self.point_degrees if self.encoding == "positional" else _GRID_DIM)
+
+    @property
+    def view_dim(self) -> int:
+        """Values that the network of the colour is given of a view direction."""
+        return 3 + 6 * self.view_degrees
+
+    def faults(self) -> Iterator[Fault]:
+        """A skip that leads to no layer or leaves it no room, networks that are too large."""
+        skip, width = self.sdf_skip, self.sdf_width
+        if skip is not None and skip >= self.sdf_depth:
+            text = f"is {skip}, but the hidden layers behind another one are 1 to {self.sdf_depth - 1}"
+            yield "sdf_skip", f"{text}: choose one of them or None"
+        if skip is not None and width <= self.point_dim:
+            text = f"is {width}, which leaves the layer before the skip no room beside the encoded point of"
+            yield "sdf_width", f"{text} {self.point_dim} values: take a larger one, fewer point_degrees, or no sdf_skip"
+        outputs = 1 + self.num_features
+        yield from weights_fault("sdf_width", width, self.point_dim, *[width] * self.sdf_depth, outputs)
+        inputs = 6 + self.view_dim + self.num_features
+        yield from weights_fault("color_width", self.color_width, inputs, *[self.color_width] * self.color_depth, 3)
 
 
 class SDFField(nn.Module):
@@ -74,7 +110,7 @@ class SDFField(nn.Module):
         learns_sharpness: has the sharpness of NeuS's density as a parameter.
 
     Raises:
-        ValueError: the skip leads to no hidden layer, or the one before it would have no width left.
+        LimitError: a value that the configuration cannot have.
         ImportError: a hash grid is asked for, and there is no tiny-cuda-nn.
     """
 
@@ -91,14 +127,13 @@ class SDFField(nn.Module):
         learns_sharpness: bool = True,
     ) -> None:
         super().__init__()
+        check_fields(config)
         self.config = config
         norm_options = norm_options or {}
         self.hash_grid = make_hash_grid() if config.encoding == "hash" else None
-        point_dim = 3 + (6 * config.point_degrees if self.hash_grid is None else self.hash_grid.get_out_dim())
-        view_dim = 3 + 6 * config.view_degrees
-        hidden, skips = _hidden_widths(config, point_dim)
+        hidden, skips = _hidden_widths(config)
         self.sdf_network = MLP(
-            point_dim,
+            config.point_dim,
             hidden,
             out_dim=1 + config.num_features,
             skips=skips,
@@ -108,7 +143,7 @@ class SDFField(nn.Module):
         self._initialize_sphere()
         insert_norms(self.sdf_network, sdf_norm, **norm_options)
         self.color_network = MLP(
-            3 + view_dim + 3 + config.num_features,
+            3 + config.view_dim + 3 + config.num_features,
             (config.color_width,) * config.color_depth,
             out_dim=3,
             norm=color_norm,
@@ -228,22 +263,12 @@ def make_hash_grid() -> HashEncoding:
     return HashEncoding(implementation="tcnn")
 
 
-def _hidden_widths(config: SDFFieldConfig, point_dim: int) -> tuple[list[int], list[int]]:
+def _hidden_widths(config: SDFFieldConfig) -> tuple[list[int], list[int]]:
     """Widths of the hidden layers of the signed distance's network, and behind which one the point comes again."""
     hidden = [config.sdf_width] * config.sdf_depth
     if config.sdf_skip is None:
         return hidden, []
-    if not 0 < config.sdf_skip < config.sdf_depth:
-        raise ValueError(
-            f"sdf_skip is {config.sdf_skip}, but the hidden layers behind another one are 1 to "
-            f"{config.sdf_depth - 1}: choose one of them or None"
-        )
-    if config.sdf_width <= point_dim:
-        raise ValueError(
-            f"sdf_width {config.sdf_width} leaves the layer before the skip no room beside the encoded point of "
-            f"{point_dim} values: take a larger width, fewer point_degrees, or no sdf_skip"
-        )
-    hidden[config.sdf_skip - 1] -= point_dim
+    hidden[config.sdf_skip - 1] -= config.point_dim
     return hidden, [config.sdf_skip - 1]
 
 

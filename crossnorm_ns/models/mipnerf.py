@@ -7,8 +7,9 @@ docs/PARITY.md.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
@@ -28,6 +29,20 @@ from crossnorm_ns.functional.rendering import (
     resample_fenceposts,
     stratified_fenceposts,
     volume_rendering_weights,
+)
+from crossnorm_ns.limits import (
+    Batch,
+    Degrees,
+    Fault,
+    Layers,
+    NotNegative,
+    Positive,
+    SamplesOfRay,
+    Share,
+    Width,
+    between,
+    check_fields,
+    weights_fault,
 )
 from crossnorm_ns.models.whole_batch import share_of_ratio
 from crossnorm_ns.norms import NormChoice, norm_domain
@@ -49,37 +64,45 @@ class MipNeRFModelConfig(ModelConfig):
     """Form of the cross normalization: that of the released code, or that of the paper's section 4.3."""
     norm_statistics: Literal["batch", "renorm"] = "batch"
     """Training statistics: the batch's, or the moving average's values with the batch's gradients."""
-    normed_weight_scale: float = 0.5
+    normed_weight_scale: Positive = 0.5
     """Factor on the initial (Glorot) weights of the layers that a norm follows. It hardly changes the function, which
     does not depend on the scale of these weights, but smaller ones turn faster at the same learning rate."""
-    near: float = 2.0
+    near: NotNegative = 2.0
     """Where rays begin, in units of the ray direction whose z component is -1 in the camera's frame."""
-    far: float = 6.0
+    far: Positive = 6.0
     """Where rays end, in the same units."""
-    num_samples: int = 128
+    num_samples: SamplesOfRay = 128
     """Samples along each ray, on each of the two levels."""
-    depth: int = 8
+    depth: Layers = 8
     """Hidden layers of the trunk."""
-    width: int = 256
+    width: Width = 256
     """Width of the trunk and of the bottleneck."""
-    head_width: int = 128
+    head_width: Width = 128
     """Width of the hidden layer that sees the view direction."""
-    point_degrees: int = 16
+    point_degrees: Annotated[int, between(1, 64)] = 16
     """Degrees of the integrated positional encoding, 2^0 to 2^(n-1)."""
-    view_degrees: int = 4
+    view_degrees: Degrees = 4
     """Degrees of the positional encoding of the view direction."""
-    resample_padding: float = 0.01
+    resample_padding: NotNegative = 0.01
     """Added to the blurred coarse weights before the fine level is sampled from them."""
-    coarse_loss_mult: float = 0.1
+    coarse_loss_mult: NotNegative = 0.1
     """Weight of the coarse level's loss; the fine level's is 1."""
-    background: float = 1.0
+    background: Share = 1.0
     """Grey level behind the scene: 1 is white."""
     enable_collider: bool = False
     """Unused: near and far bound the rays."""
-    eval_num_rays_per_chunk: int = 4096
+    eval_num_rays_per_chunk: Batch = 4096
     """Rays rendered at a time; the picture does not depend on it."""
     eval_lpips: bool = False
     """Reports LPIPS too; needs the extra `lpips` and, once, its weights from the network."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Rays without length, networks that are too large."""
+        if self.far <= self.near:
+            yield "far", f"is {self.far}, but must be above near, {self.near}"
+        yield from weights_fault("width", self.width, 6 * self.point_degrees, *[self.width] * (self.depth + 1))
+        view = self.width + 3 + 6 * self.view_degrees
+        yield from weights_fault("head_width", self.head_width, view, self.head_width, 3)
 
 
 class MipNeRFModel(Model):
@@ -88,8 +111,13 @@ class MipNeRFModel(Model):
     config: MipNeRFModelConfig
 
     def populate_modules(self) -> None:
-        """Builds the field."""
+        """Builds the field.
+
+        Raises:
+            LimitError: a value that the configuration cannot have.
+        """
         super().populate_modules()
+        check_fields(self.config)
         config = self.config
         self.field = MipNeRFField(
             depth=config.depth,

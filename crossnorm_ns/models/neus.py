@@ -6,7 +6,9 @@ docs/PARITY.md.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from nerfstudio.cameras.rays import RayBundle
@@ -27,6 +29,7 @@ from crossnorm_ns.functional.surface_rendering import (
     sphere_bounds,
     upsample,
 )
+from crossnorm_ns.limits import Fault, between
 from crossnorm_ns.models.surface import SurfaceModel, SurfaceModelConfig, narrowed_bounds
 
 ANNEAL_WITHOUT_MASKS = 50_000  # womask.conf; wmask.conf has 0
@@ -37,18 +40,24 @@ class NeuSModelConfig(SurfaceModelConfig):
     """NeuS with a choice of norms; the defaults are those of its wmask.conf."""
 
     _target: type = field(default_factory=lambda: NeuSModel)
-    num_samples: int = 64
+    num_samples: Annotated[int, between(2, 2**16)] = 64
     """Evenly spaced samples along each ray."""
-    num_importance: int = 64
+    num_importance: Annotated[int, between(1, 2**16)] = 64
     """Samples near the surface that up-sampling adds."""
-    up_sample_steps: int = 4
+    up_sample_steps: Annotated[int, between(1, 64)] = 4
     """Steps of up-sampling, each with twice the sharpness of the one before; num_importance is a multiple of it."""
-    num_samples_outside: int = 0
+    num_samples_outside: Annotated[int, between(0, 2**16)] = 0
     """Samples of each ray outside of the unit sphere, of a NeRF++ background; NeuS has 32 of them where it trains
     without masks, and 0 means no such background."""
-    anneal_end: int | None = None
+    anneal_end: Annotated[int, between(0, 10**9)] | None = None
     """Steps over which sections that leave the surface are kept alive; None: 0 with masks, 50,000 without, as in
     NeuS."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Up-sampling steps that do not divide the samples which they add."""
+        number, steps = self.num_importance, self.up_sample_steps
+        if number % steps:
+            yield "num_importance", f"is {number}, but must be a multiple of up_sample_steps, {steps}"
 
 
 class NeuSModel(SurfaceModel):
@@ -59,18 +68,9 @@ class NeuSModel(SurfaceModel):
     without_masks = "--pipeline.model.mask-loss-mult 0 --pipeline.model.num-samples-outside 32"
 
     def populate_modules(self) -> None:
-        """Builds the field, and the background's where samples are asked for.
-
-        Raises:
-            ValueError: the up-sampling steps do not divide the samples that they add.
-        """
+        """Builds the field, and the background's where samples are asked for."""
         super().populate_modules()
-        config = self.config
-        if config.up_sample_steps < 1 or config.num_importance % config.up_sample_steps:
-            raise ValueError(
-                f"num_importance {config.num_importance} is no multiple of up_sample_steps {config.up_sample_steps}"
-            )
-        self.background_field = BackgroundField() if config.num_samples_outside > 0 else None
+        self.background_field = BackgroundField() if self.config.num_samples_outside > 0 else None
         self.step = 0
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from crossnorm_ns.fields.sdf_field import SDFField, SDFFieldConfig, norms_set_aside
 from crossnorm_ns.functional.metrics import psnr, ssim
+from crossnorm_ns.limits import Batch, NotNegative, PositiveShare, check_fields
 from crossnorm_ns.models.whole_batch import share_of_ratio
 from crossnorm_ns.norms import NormChoice
 
@@ -37,7 +38,7 @@ class SurfaceModelConfig(ModelConfig):
     norm_statistics: Literal["renorm", "batch"] = "renorm"
     """Training statistics: the moving average's values with the batch's gradients, so that samplers and the render
     pass see one surface; or the batch's."""
-    norm_momentum: float = 0.05
+    norm_momentum: PositiveShare = 0.05
     """Of the moving average of the norms' statistics, which the render pass alone updates."""
     norm_initialization: Literal["identity", "default"] = "identity"
     """Start of the norms in the signed distance's network: so that they leave the initial sphere as it is, on the first
@@ -47,14 +48,14 @@ class SurfaceModelConfig(ModelConfig):
     background: Literal["none", "white", "black"] = "none"
     """Colour behind the object. White and black also replace what the pictures show outside of the masks where whole
     pictures are compared; the loss looks inside the masks alone."""
-    eikonal_loss_mult: float = 0.1
+    eikonal_loss_mult: NotNegative = 0.1
     """Weight of the eikonal loss, over points less than 1.2 from the centre."""
-    mask_loss_mult: float = 0.1
+    mask_loss_mult: NotNegative = 0.1
     """Weight of the binary cross-entropy between accumulated weights and masks; 0 trains without masks, on whole
     pictures."""
     enable_collider: bool = False
     """Unused: the unit sphere bounds the rays."""
-    eval_num_rays_per_chunk: int = 512
+    eval_num_rays_per_chunk: Batch = 512
     """Rays rendered at a time; the picture does not depend on it."""
 
 
@@ -73,9 +74,14 @@ class SurfaceModel(Model):
     """Options that train on whole pictures."""
 
     def populate_modules(self) -> None:
-        """Builds the field."""
+        """Builds the field.
+
+        Raises:
+            LimitError: a value that the configuration cannot have.
+        """
         super().populate_modules()
         config = self.config
+        check_fields(config)
         self.field = config.sdf_field.setup(
             sdf_norm=config.sdf_norm,
             color_norm=config.color_norm,

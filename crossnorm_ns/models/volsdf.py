@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Annotated
 
 import torch
 from nerfstudio.cameras.rays import RayBundle
@@ -18,6 +19,7 @@ from crossnorm_ns.fields.sdf_field import SDFFieldConfig
 from crossnorm_ns.functional.laplace_rendering import error_bounded_samples, laplace_density
 from crossnorm_ns.functional.rendering import composite, stratified_fenceposts, volume_rendering_weights
 from crossnorm_ns.functional.surface_rendering import eikonal_errors, section_fenceposts, sphere_bounds
+from crossnorm_ns.limits import NotNegative, Positive, SamplesOfRay, between
 from crossnorm_ns.models.surface import SurfaceModel, SurfaceModelConfig, narrowed_bounds
 
 _SPHERE_SCALE = 20.0  # of the distance from the bounding sphere
@@ -30,25 +32,25 @@ class VolSDFModelConfig(SurfaceModelConfig):
     _target: type = field(default_factory=lambda: VolSDFModel)
     sdf_field: SDFFieldConfig = field(default_factory=lambda: SDFFieldConfig(initial_radius=0.6))
     """Size and start of the networks; the variance is NeuS's alone."""
-    mask_loss_mult: float = 0.0
+    mask_loss_mult: NotNegative = 0.0
     """Weight of the binary cross-entropy between accumulated weights and masks; 0, as in VolSDF, trains without masks
     on whole pictures, whose rays all end at a sphere of this model's `bounding_radius`."""
-    bounding_radius: float = 3.0
+    bounding_radius: Positive = 3.0
     """Without masks: radius of the sphere from which on everything is inside. With masks rays end with the unit
     sphere."""
-    initial_beta: float = 0.1
+    initial_beta: Positive = 0.1
     """Width of the density around the surface in the beginning."""
-    beta_min: float = 1e-4
+    beta_min: NotNegative = 1e-4
     """Added to the learned width."""
-    num_samples: int = 64
+    num_samples: SamplesOfRay = 64
     """Samples of each ray drawn from the rendering weights."""
-    num_samples_even: int = 128
+    num_samples_even: Annotated[int, between(2, 2**16)] = 128
     """Evenly spaced samples that the sampler begins with, and samples that it adds in each iteration."""
-    num_samples_extra: int = 32
+    num_samples_extra: Annotated[int, between(0, 2**16)] = 32
     """Samples of each ray from all over it, of those that the sampler has asked."""
-    sampler_tolerance: float = 0.1
+    sampler_tolerance: Positive = 0.1
     """Bound of the error of the opacity."""
-    sampler_iterations: int = 5
+    sampler_iterations: Annotated[int, between(1, 1000)] = 5
     """At most, in which the sampler asks for signed distances."""
 
 
