@@ -27,7 +27,7 @@ docs: $(READY)
 	$(BIN)/python -m sphinx -W --keep-going docs docs/_build
 
 test-faults: $(READY)
-	CROSSNORM_FAULTS=long $(BIN)/python -m pytest tests/faults tests/bad_input tests/test_wrong_options.py
+	CROSSNORM_FAULTS=long $(BIN)/python -m pytest tests/faults tests/bad_input tests/test_wrong_options.py tests/test_wrong_configs.py
 	$(BIN)/python -m benchmarks.soak
 
 bench: $(READY)
