@@ -174,7 +174,7 @@ def test_wrong_numbers_of_a_method_end_its_training_in_one_line(method, tmp_path
                 error = refusal(config.save_config, [], monkeypatch, capsys)
                 assert error.startswith(f"error: --{prefix}{field.name} is ".replace("_", "-")), error
                 tried += 1
-    assert tried > 3
+    assert tried >= 2
 
 
 def is_ours(config: Any, field: str) -> bool:
