@@ -131,9 +131,10 @@ class SDFField(nn.Module):
         self.config = config
         norm_options = norm_options or {}
         self.hash_grid = make_hash_grid() if config.encoding == "hash" else None
-        hidden, skips = _hidden_widths(config)
+        point_dim = config.point_dim if self.hash_grid is None else 3 + self.hash_grid.get_out_dim()
+        hidden, skips = _hidden_widths(config, point_dim)
         self.sdf_network = MLP(
-            config.point_dim,
+            point_dim,
             hidden,
             out_dim=1 + config.num_features,
             skips=skips,
@@ -263,12 +264,12 @@ def make_hash_grid() -> HashEncoding:
     return HashEncoding(implementation="tcnn")
 
 
-def _hidden_widths(config: SDFFieldConfig) -> tuple[list[int], list[int]]:
+def _hidden_widths(config: SDFFieldConfig, point_dim: int) -> tuple[list[int], list[int]]:
     """Widths of the hidden layers of the signed distance's network, and behind which one the point comes again."""
     hidden = [config.sdf_width] * config.sdf_depth
     if config.sdf_skip is None:
         return hidden, []
-    hidden[config.sdf_skip - 1] -= config.point_dim
+    hidden[config.sdf_skip - 1] -= point_dim
     return hidden, [config.sdf_skip - 1]
 
 
