@@ -97,7 +97,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> str:
                 *rates,
                 f"{plain['psnr']:.2f}",
                 *(_with_gain(scores["psnr"], plain["psnr"]) for scores in (steps, seconds)),
-                " / ".join(f"{scores['ssim']:.3f}" for scores in (plain, steps, seconds)),
+                " / ".join(_known(scores["ssim"], ".3f") for scores in (plain, steps, seconds)),
                 " / ".join(f"{scores['chamfer']:.2f}" for scores in (plain, steps)) if "chamfer" in plain else "-",
                 f"{found.step_ratio:.2f}",
                 "not reached" if found.to_plain is None else f"{found.to_plain:.2f}",
@@ -116,6 +116,10 @@ def verdict_table(verdicts: Sequence[Verdict]) -> str:
         "seconds to none's PSNR / none's",
     ]
     return table(heads, rows)
+
+
+def _known(score: float, form: str) -> str:
+    return "-" if np.isnan(score) else f"{score:{form}}"
 
 
 def _with_gain(psnr: float, plain: float) -> str:

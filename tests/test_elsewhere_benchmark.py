@@ -16,7 +16,7 @@ from trainings import checkpoint_of
 
 from benchmarks import elsewhere, elsewhere_training, neus_scores, timed_training
 from benchmarks.elsewhere import Options, Size, main, trainings
-from benchmarks.elsewhere_tables import grid_table, scores_after, verdict
+from benchmarks.elsewhere_tables import grid_table, scores_after, verdict, verdict_table
 from benchmarks.elsewhere_training import Method, Training, config_of, held_out_views, train_and_score
 from benchmarks.timed_training import train_timed
 from crossnorm_ns.engine.trainer import CrossNormTrainer
@@ -68,6 +68,13 @@ def test_validation_views_choose_the_rate_of_each_side_and_the_test_views_are_re
     assert found.equal_seconds == pytest.approx({"psnr": 20.5, "ssim": 0.55})  # 10 s, a quarter of the way from 8 to 16
     assert found.step_ratio == pytest.approx(1.6)
     assert found.to_plain == pytest.approx(1.2)  # 12 s
+
+
+def test_what_is_not_known_at_equal_seconds_is_left_open() -> None:
+    found = verdict([result("none", 1, 20.0, 20.0), result("cn", 1, 21.0, 21.0, seconds=30.0)])
+    assert found is not None and math.isnan(found.equal_seconds["psnr"])
+    row = verdict_table([found]).splitlines()[-1]
+    assert "| 20.00 | 21.00 (+1.00) | - | 0.700 / 0.700 / - |" in row
 
 
 def test_means_are_over_seeds_at_one_rate() -> None:
