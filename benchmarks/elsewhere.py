@@ -197,7 +197,8 @@ def write(options: Options, results: Sequence[Result]) -> None:
     store(options.docs, "elsewhere", text)
     public = [r | {"run": {key: value for key, value in r["run"].items() if key != "data"}} for r in results]
     content = {"command": command(), "verdicts": [asdict(found) for found in verdicts], "trainings": public}
-    (options.docs / "results" / "elsewhere.json").write_text(json.dumps(content, indent=1) + "\n")
+    valid = json.loads(json.dumps(content), parse_constant=lambda _: None)  # JSON has no NaN
+    (options.docs / "results" / "elsewhere.json").write_text(json.dumps(valid, indent=1, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":

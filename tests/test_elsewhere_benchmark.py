@@ -70,11 +70,15 @@ def test_validation_views_choose_the_rate_of_each_side_and_the_test_views_are_re
     assert found.to_plain == pytest.approx(1.2)  # 12 s
 
 
-def test_what_is_not_known_at_equal_seconds_is_left_open() -> None:
-    found = verdict([result("none", 1, 20.0, 20.0), result("cn", 1, 21.0, 21.0, seconds=30.0)])
+def test_what_is_not_known_at_equal_seconds_is_left_open(tmp_path: Path) -> None:
+    results = [result("none", 1, 20.0, 20.0), result("cn", 1, 21.0, 21.0, seconds=30.0)]
+    found = verdict(results)
     assert found is not None and math.isnan(found.equal_seconds["psnr"])
     row = verdict_table([found]).splitlines()[-1]
     assert "| 20.00 | 21.00 (+1.00) | - | 0.700 / 0.700 / - |" in row
+    elsewhere.write(Options(docs=tmp_path), results)
+    stored = json.loads((tmp_path / "results" / "elsewhere.json").read_text())
+    assert stored["verdicts"][0]["equal_seconds"] == {"psnr": None, "ssim": None}
 
 
 def test_means_are_over_seeds_at_one_rate() -> None:
