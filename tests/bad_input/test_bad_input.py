@@ -1,6 +1,6 @@
 """Damaged files end in one line that names them and exit code 2, or in a right result: no traceback, no hang, no file.
 
-The short form takes a part of the cases; CROSSNORM_FAULTS=long takes all.
+The short form takes a part of the cases; CROSSNORM_FAULTS=long takes all and writes docs/results/bad_input.{json,md}.
 """
 
 import importlib
@@ -13,6 +13,7 @@ import pytest
 import scans
 import scenes
 import surfaces
+from figures import store
 from kinds import Kind, Outcome, tried
 
 LONG = os.environ.get("CROSSNORM_FAULTS") == "long"
@@ -57,3 +58,9 @@ def test_damaged_files_end_in_one_line_or_a_right_result(kind: Kind, tmp_path: P
     mine = [outcome for outcome in outcomes if outcome.kind == kind.name]
     assert not [f"{outcome.case}: {outcome.wrong}" for outcome in mine if outcome.wrong is not None]
     assert any(outcome.refused for outcome in mine)
+
+
+@pytest.mark.skipif(not LONG, reason="figures are those of the long form: CROSSNORM_FAULTS=long")
+def test_figures_of_all_cases_are_stored() -> None:
+    assert len(outcomes) >= 400 and not any(outcome.wrong for outcome in outcomes)
+    store(outcomes, Path(__file__).parents[2] / "docs" / "results")
