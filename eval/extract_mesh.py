@@ -190,21 +190,24 @@ def _world_from_unit(path: Path) -> Float64[np.ndarray, "4 4"]:
     Raises:
         EvaluationError: the file is missing or holds no similarity.
     """
-    import json
-
     import numpy as np
+
+    from crossnorm_ns.reading import FileError, read_json
 
     unit_from_world = np.eye(4)
     try:
-        recorded = json.loads(path.read_text())
+        recorded = read_json(path)
         unit_from_world[:3] = recorded["scale"] * np.array(recorded["transform"], dtype=np.float64)
-        return np.linalg.inv(unit_from_world)
-    except OSError as error:
+        world_from_unit = np.linalg.inv(unit_from_world)
+        if not (np.abs([unit_from_world, world_from_unit]) <= np.finfo(np.float32).max).all():
+            raise ValueError("beyond single precision")
+        return world_from_unit
+    except FileError as error:
         raise EvaluationError(
-            f"{path}, where training wrote how its coordinates lie in the world, cannot be read ({error.strerror}): "
-            "copy it beside config.yml, or take --space unit."
+            f"{error} There training wrote how its coordinates lie in the world: copy it beside config.yml, or take "
+            "--space unit."
         ) from error
-    except (ValueError, TypeError, KeyError, np.linalg.LinAlgError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError, np.linalg.LinAlgError) as error:
         raise EvaluationError(
             f"{path} holds no scale and 3 x 4 transform that can be inverted: copy it again."
         ) from error

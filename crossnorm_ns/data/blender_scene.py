@@ -84,9 +84,7 @@ def read_split(scene: Path, split: str, downscale_factor: int = 1, allow_outside
     )
 
 
-def check_scene(
-    scene: Path, splits: Iterable[str], downscale_factor: int = 1, allow_outside: bool = False
-) -> None:
+def check_scene(scene: Path, splits: Iterable[str], downscale_factor: int = 1, allow_outside: bool = False) -> None:
     """Checks all that training and evaluation will read, so that bad data shows before anything is written.
 
     Beyond `read_split` this reads every picture's bytes against their checksums and compares sizes, several pictures at

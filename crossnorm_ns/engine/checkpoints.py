@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 
 from crossnorm_ns.data.errors import DataError
 from crossnorm_ns.files import atomic_file
-from crossnorm_ns.reading import first_line
+from crossnorm_ns.reading import FileError, read_tensors
 
 
 def save_atomically(content: dict[str, Any], path: Path) -> None:
@@ -52,20 +51,23 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         DataError: it is not there, is damaged, holds more than tensors and plain values, or is no such checkpoint.
     """
     try:
-        with torch.serialization.safe_globals(_scalars_of_numpy()):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+        content = read_tensors(path, _scalars_of_numpy())
+    except FileError as error:
         raise DataError(
-            f"{path} holds more than tensors and numbers, so it is not loaded ({first_line(error)}): "
-            "render the run with ns-render, where you trust the file, and give --renders."
+            f"{error}: is it a checkpoint? If you trust the file, render its run with ns-render and give --renders."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} cannot be read as a checkpoint ({first_line(error)}): copy it again.") from error
-    if not isinstance(content, dict) or not {"pipeline", "step"} <= content.keys():
+    if not {"pipeline", "step"} <= content.keys():
         raise DataError(f"{path} is no checkpoint of a nerfstudio run: it lacks the keys pipeline and step.")
-    if type(content["step"]) is not int or content["step"] < 0 or not isinstance(content["pipeline"], dict):
+    step, weights = content["step"], content["pipeline"]
+    if type(step) is not int or step < 0 or not _are_weights(weights):
         raise DataError(f"{path} is no checkpoint of a nerfstudio run: its step or its weights are of another kind.")
     return content
+
+
+def _are_weights(weights: Any) -> bool:
+    return isinstance(weights, dict) and all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in weights.items()
+    )
 
 
 def _scalars_of_numpy() -> list[Any]:

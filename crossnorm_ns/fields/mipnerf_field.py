@@ -61,9 +61,7 @@ class MipNeRFField(Field):
         super().__init__()
         self.point_degrees, self.view_degrees = point_degrees, view_degrees
         view_dim = 3 + 6 * view_degrees
-        self.trunk = MLP(
-            6 * point_degrees, (width,) * depth, skips=(skip,), norm=norm, norm_options=norm_options
-        )
+        self.trunk = MLP(6 * point_degrees, (width,) * depth, skips=(skip,), norm=norm, norm_options=norm_options)
         self.density_layer = glorot_linear(self.trunk.out_dim, 1)
         self.bottleneck = glorot_linear(self.trunk.out_dim, width)
         self.head = MLP(width + view_dim, (head_width,), norm=norm, norm_options=norm_options)

@@ -65,9 +65,7 @@ def opacity_error_bound(
     return torch.expm1(errors.clamp_max(_LARGEST_EXPONENT)) * torch.exp(-before)
 
 
-def sufficient_beta(
-    t: Float[Tensor, "rays samples"], tolerance: float
-) -> Float[Tensor, "rays 1"]:
+def sufficient_beta(t: Float[Tensor, "rays samples"], tolerance: float) -> Float[Tensor, "rays 1"]:
     """A beta with which the opacity's error is at most `tolerance`, whatever the signed distances are (lemma 2)."""
     return (t.diff(dim=-1).square().sum(-1, keepdim=True) / (4 * math.log1p(tolerance))).sqrt()
 

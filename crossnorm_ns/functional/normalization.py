@@ -98,9 +98,7 @@ class Formula:
         """Whether other samples of the batch play a part; layer normalization looks at one row alone."""
         return self.name != "ln"
 
-    def moments(
-        self, x: Float[Tensor, "rows channels"], stats: ColumnStatistics | None
-    ) -> tuple[Tensor, Tensor]:
+    def moments(self, x: Float[Tensor, "rows channels"], stats: ColumnStatistics | None) -> tuple[Tensor, Tensor]:
         """Center and inverse standard deviation, each broadcastable to x."""
         if self.name == "ln":
             return _layer_moments(x, self.eps)

@@ -29,9 +29,7 @@ class ColumnStatistics(NamedTuple):
     var: Float[Tensor, " channels"]
 
 
-def as_rows(
-    x: Float[Tensor, "*batch channels"], kernel: KernelChoice = "plain"
-) -> Float[Tensor, "rows channels"]:
+def as_rows(x: Float[Tensor, "*batch channels"], kernel: KernelChoice = "plain") -> Float[Tensor, "rows channels"]:
     """All leading dimensions as one, in float32 or better: what statistics are computed of.
 
     Half precision stays where a kernel of the CUDA device reads it, which computes in float32 by itself.

@@ -67,9 +67,7 @@ def column_statistics_by_triton(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return _triton().column_statistics(x)
 
 
-def normalize_by_triton(
-    x: Tensor, weight: Any, bias: Any, rows: Tensor, *statistics_and_options: Any
-) -> Tensor:
+def normalize_by_triton(x: Tensor, weight: Any, bias: Any, rows: Tensor, *statistics_and_options: Any) -> Tensor:
     """The operator `normalize` for CUDA devices."""
     return _triton().forward(x, weight, bias, rows, *statistics_and_options)
 

@@ -59,9 +59,7 @@ class MLP(nn.Module):
         self.activation = nn.ReLU() if activation is None else activation
         widths = [width + in_dim * (i in self.skips) for i, width in enumerate(hidden)]
         outputs = [*hidden] if out_dim is None else [*hidden, out_dim]
-        self.layers = nn.ModuleList(
-            linear(width, out) for width, out in zip([in_dim, *widths], outputs, strict=False)
-        )
+        self.layers = nn.ModuleList(linear(width, out) for width, out in zip([in_dim, *widths], outputs, strict=False))
         self.out_dim = out_dim if out_dim is not None else widths[-1]
         insert_norms(self, norm, relu=activation is None, **(norm_options or {}))
 

@@ -6,6 +6,7 @@ from crossnorm_ns.reading.errors import MOST_BYTES, FileError, first_line
 from crossnorm_ns.reading.mat import read_mat
 from crossnorm_ns.reading.meshes import MESH_FORMATS, read_mesh
 from crossnorm_ns.reading.pictures import MOST_PIXELS, check_picture, read_picture
+from crossnorm_ns.reading.tensors import read_tensors
 
 __all__ = [
     "MESH_FORMATS",
@@ -20,5 +21,6 @@ __all__ = [
     "read_mat",
     "read_mesh",
     "read_picture",
+    "read_tensors",
     "read_text",
 ]

@@ -40,6 +40,10 @@ MAX_HEADER = 2**16
 MAX_SIDE, MAX_PIXELS = 2**16, 2**28
 MAX_LAYERS, MAX_WIDTH, MAX_FREQUENCIES = 256, 4096, 64
 """Of the network: what a pixel may cost."""
+MAX_WORK = 2**35
+"""Multiplications that rendering an image takes unless more are asked for: some 10 s on one core."""
+LEAST_WORK = 2**10
+"""Of these, what a pixel takes beside its network's."""
 
 _PREFIX = struct.Struct("<5sBI")
 _LENGTH = struct.Struct("<I")

@@ -190,5 +190,3 @@ def predict_residuals(
     eigenvalues, vectors = torch.linalg.eigh(kernel.double())
     shrink = (1 - learning_rate * eigenvalues) ** steps
     return vectors @ (shrink * (vectors.T @ residuals.double()))
-
-

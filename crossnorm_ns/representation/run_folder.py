@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import pickle
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import nn
 
 from crossnorm_ns.files import atomic_file
 from crossnorm_ns.networks import make_network
+from crossnorm_ns.reading import FileError, read_json, read_tensors
 from crossnorm_ns.representation.errors import RepresentationError
 
 Entry = dict[str, int | float]
@@ -58,9 +59,11 @@ class RunFolder:
         """All whole lines; a kill may have cut the last one. Numbers that are not finite come back as NaN."""
         entries = []
         if self.history.exists():
-            for line in self.history.read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(json.JSONDecodeError):
-                    entries.append({k: math.nan if v is None else v for k, v in json.loads(line).items()})
+            for line in self.history.read_text(encoding="utf-8", errors="replace").splitlines():
+                with contextlib.suppress(ValueError, RecursionError):
+                    entry = json.loads(line)
+                    if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+                        entries.append({k: math.nan if v is None else v for k, v in entry.items()})
         return entries
 
     def keep_history(self, entries: list[Entry]) -> None:
@@ -74,15 +77,25 @@ class RunFolder:
             file.write((json.dumps(finite(result), indent=1, allow_nan=False) + "\n").encode())
 
     def read_result(self) -> dict[str, Any]:
-        """What `write_result` wrote."""
-        return json.loads(self.result.read_text(encoding="utf-8"))
+        """What `write_result` wrote.
+
+        Raises:
+            RepresentationError: it is damaged.
+        """
+        try:
+            result = read_json(self.result)
+        except FileError as error:
+            raise RepresentationError(str(error)) from error
+        if not isinstance(result, dict) or not isinstance(result.get("spec"), dict):
+            raise RepresentationError(f"{self.result} is no result of a run: remove it to do the run again")
+        return result
 
 
 def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """The first entry in which a run that is there and one that is asked for differ; None if they agree."""
     for name in [*now, *sorted(before.keys() - now.keys())]:
         if before.get(name) != now.get(name):
-            return f"{name}: {before.get(name)} there, {now.get(name)} here"
+            return f"{name}: {reprlib.repr(before.get(name))} there, {reprlib.repr(now.get(name))} here"
     return None
 
 
@@ -115,9 +128,9 @@ def load_tensors(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RepresentationError(f"there is no file {path}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
-        raise RepresentationError(f"{path} cannot be read as saved tensors: {str(error).splitlines()[0]}") from error
+        return read_tensors(path)
+    except FileError as error:
+        raise RepresentationError(str(error)) from error
 
 
 def save_network(architecture: Mapping[str, Any], state: Mapping[str, Any], path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import reprlib
 import time
 import zlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from crossnorm_ns.finite import NonFiniteError, first_non_finite, numbers_of_step
 from crossnorm_ns.networks import make_network
 from crossnorm_ns.networks.encoding import EncodedMLP
+from crossnorm_ns.reading import first_line
 from crossnorm_ns.representation.errors import RepresentationError
 from crossnorm_ns.representation.evaluation import calibrate_on, outputs_of
 from crossnorm_ns.representation.options import FitOptions
@@ -134,15 +137,32 @@ class Training:
         Raises:
             RepresentationError: it cannot be read, or is that of another run.
         """
-        content, identity = load_tensors(files.checkpoint), self._identity()
-        if content.get("format") != _FORMAT:
-            raise RepresentationError(f"{files.checkpoint} has format {content.get('format')}, but {_FORMAT} is known")
-        if (difference := first_difference(content["identity"], identity)) is not None:
-            raise RepresentationError(f"{files.path} holds another run ({difference}): choose another folder")
-        self.network.load_state_dict(content["network"])
+        content, path = load_tensors(files.checkpoint), files.checkpoint
+        found = content.get("format")
+        if found != _FORMAT:
+            raise RepresentationError(f"{path} has format {reprlib.repr(found)}, but {_FORMAT} is known")
+        try:
+            difference = first_difference(content["identity"], self._identity())
+            if difference is None:
+                self._take(content)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+            raise RepresentationError(f"{path} holds no checkpoint of a fit ({first_line(error)})") from error
+        if difference is not None:
+            raise RepresentationError(f"{path} holds another run ({difference}): choose another folder")
+
+    def _take(self, content: Mapping[str, Any]) -> None:
+        state = State(**content["state"])
+        if type(state.step) is not int or state.step < 0 or not isinstance(state.best_metrics, dict):
+            raise ValueError("its state is of another kind")
+        for weights in (state.best_weights or content["network"], content["network"]):  # the best ones only have to fit
+            self.network.load_state_dict(weights)
         self.optimizer.load_state_dict(content["optimizer"])
+        for parameter in self.network.parameters():
+            for name, moment in self.optimizer.state[parameter].items():
+                if moment.dim() and moment.shape != parameter.shape:
+                    raise ValueError(f"{name} of the optimiser has another shape than its parameter")
         self.generator.set_state(content["generator"])
-        self.state = State(**content["state"])
+        self.state = state
 
     def _identity(self) -> dict[str, Any]:
         """What has to be equal for a run to be continued."""

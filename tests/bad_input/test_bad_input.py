@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import fits
+import networks
 import pytest
 import scans
 import scenes
@@ -17,8 +18,8 @@ from figures import store
 from kinds import Kind, Outcome, tried
 
 LONG = os.environ.get("CROSSNORM_FAULTS") == "long"
-SHARE = 1.0 if LONG else 0.2
-KINDS = [*scenes.KINDS, *scans.KINDS, *fits.KINDS, *surfaces.KINDS]
+SHARE = 1.0 if LONG else 0.15
+KINDS = [*scenes.KINDS, *scans.KINDS, *fits.KINDS, *surfaces.KINDS, *networks.KINDS]
 NEEDED = (
     "crossnorm_ns.representation.progress",
     "crossnorm_ns.representation.runs",
@@ -26,6 +27,8 @@ NEEDED = (
     "eval.chamfer",
     "eval.chamfer_results",
     "eval.renders",
+    "eval.runs",
+    "crossnorm_ns.functional.marching_cubes",
     "eval.scoring",
     "eval.sheet",
     "eval.views",
