@@ -142,6 +142,8 @@ class Training:
         if found != _FORMAT:
             raise RepresentationError(f"{path} has format {reprlib.repr(found)}, but {_FORMAT} is known")
         try:
+            if not isinstance(content["identity"], dict):
+                raise ValueError("it does not say of which")
             difference = first_difference(content["identity"], self._identity())
             if difference is None:
                 self._take(content)
