@@ -48,6 +48,9 @@ MODULES_OF_FUNCTIONS = ("crossnorm_ns", "method_configs", "nerfstudio.data")
 
 TAG = "tag:yaml.org,2002:python/"
 
+MOST_BYTES = 2**20
+"""Of a file: runs have some ten thousand."""
+
 
 def read_config(path: Path) -> Any:
     """Builds the configuration in a `config.yml`.
@@ -59,17 +62,21 @@ def read_config(path: Path) -> Any:
             is not there (any more), holds fields that its classes do not have, or values that these cannot have.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        text = content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise EvaluationError(
             f"{path.absolute()} cannot be read ({error}): give the config.yml of a finished run."
         ) from error
+    if len(content) > MOST_BYTES:
+        raise EvaluationError(f"{path} has more than {MOST_BYTES:,} bytes: give the config.yml of a finished run.")
     try:
         config = yaml.load(text, Loader=_ConfigLoader)
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise EvaluationError(f"{path}{line}: {error.problem}") from error
-    except (yaml.YAMLError, ValueError) as error:  # numbers and dates that are none
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # numbers and dates that are none; depth
         raise EvaluationError(f"{path} is no YAML file ({' '.join(str(error).split())}).") from error
     if dataclasses.is_dataclass(config):
         for name, text in faults(config, types_too=True):
@@ -79,6 +86,12 @@ def read_config(path: Path) -> Any:
 
 class _ConfigLoader(yaml.SafeLoader):
     """A safe loader that also knows the tags which configurations are written with."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Nothing to merge: runs are written without it, and merges of merges grow without bound."""
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise _refuse(key, "merge keys (<<) are not read: no run is written with them.")
 
 
 def _refuse(node: yaml.Node, message: str) -> yaml.constructor.ConstructorError:
