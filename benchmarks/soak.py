@@ -1,16 +1,18 @@
-"""Long trainings of the tiny methods: memory, open files and time of a step have to stay flat.
+"""Long trainings of the tiny methods: memory, Python's objects, open files and time of a step have to stay flat.
 
 Trains each method in a process of its own on a small generated scene, writes docs/results/soak.json and .md. Flat means
 that over the second half of the training the slope is not different from zero: the 95 % interval of Theil and Sen's
 estimate over means of blocks holds zero, or the whole rise is below what the system itself hands out (`_NEGLIGIBLE`).
 A block is the time from one evaluation to the next, which leaves the allocator in another state: within it looks depend
 on each other. Times are processor times, over those of a fixed computation at the same look: the machine's own pace
-does not count. Exit code 1 where one is not flat.
+does not count. Memory is what is allocated, where glibc says so: what it keeps of what was freed goes up and down by
+tens of MiB. Python's own small objects are counted besides. Exit code 1 where one is not flat.
 """
 
 from __future__ import annotations
 
 import copy
+import ctypes
 import json
 import os
 import resource
@@ -31,7 +33,7 @@ from benchmarks.tables import table
 from crossnorm_ns.provenance import provenance
 
 METHODS = ("mipnerf-cn-tiny", "neus-cn-tiny", "volsdf-cn-tiny")
-_NEGLIGIBLE = {"memory_mib": 2.0, "open_files": 0.0, "step_over_control": 0.0}
+_NEGLIGIBLE = {"memory_mib": 2.0, "python_blocks": 5000, "open_files": 0.0, "step_over_control": 0.0}
 _WARM_UP = 0.5
 
 
@@ -110,7 +112,7 @@ def soak(method: str, options: Options, folder: Path) -> dict[str, list[float]]:
     config.save_config()
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
-    looks: dict[str, list[float]] = {name: [] for name in ("step", "memory_mib", "open_files", "step_over_control")}
+    looks: dict[str, list[float]] = {name: [] for name in ("step", *_NEGLIGIBLE)}
     times, train_iteration = [], trainer.train_iteration
 
     def watched(step: int) -> Any:
@@ -119,7 +121,7 @@ def soak(method: str, options: Options, folder: Path) -> dict[str, list[float]]:
         times.append(time.process_time() - start)
         if len(times) == options.every:
             files = len(os.listdir("/proc/self/fd"))
-            look = (step + 1, _memory(), files, float(np.median(times)) / _control())
+            look = (step + 1, _memory(), sys.getallocatedblocks(), files, float(np.median(times)) / _control())
             for values, value in zip(looks.values(), look, strict=True):
                 values.append(value)
             times.clear()
@@ -149,9 +151,24 @@ def _control() -> float:
     return float(np.median(times))
 
 
+class _Mallinfo(ctypes.Structure):
+    """glibc's `struct mallinfo2`."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+    ]
+
+
 def _memory() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
+    """MiB that are allocated; without glibc 2.33 or later those that are resident."""
+    try:
+        mallinfo = ctypes.CDLL(None).mallinfo2
+    except AttributeError:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+    mallinfo.restype = _Mallinfo
+    found = mallinfo()
+    return (found.uordblks + found.hblkhd) / 2**20
 
 
 def _in_own_process(method: str, options: Options) -> dict[str, list[float]]:

@@ -41,5 +41,5 @@ def test_a_rise_that_is_negligible_counts_as_none() -> None:
 def test_memory_and_open_files_of_a_short_training_are_flat(tmp_path: Path) -> None:
     looks = soak("mipnerf-cn-tiny", Options(steps=120, every=3, rays=16), tmp_path)
     assert len(looks["step"]) == 40
-    found = judged(looks, 12, ("memory_mib", "open_files"))
+    found = judged(looks, 12, ("memory_mib", "python_blocks", "open_files"))
     assert all(one.flat for one in found.values()), found
