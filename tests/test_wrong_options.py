@@ -51,7 +51,7 @@ NONE_IS_FINE = {"networks", "learning-rates", "growth-samples", "growth-widths"}
 """Options with several values that may have none."""
 ANY_TEXT = {"method", "slurm-partition"}
 """Of eval.blender and eval.dtu_chamfer, which note the name of a system; and what a cluster alone knows."""
-FLAGS = {"allow-outside", "colors", "normals", "resume", "retry-failed", "tensorboard", "tune"}
+FLAGS = {"allow-large", "allow-outside", "colors", "normals", "resume", "retry-failed", "tensorboard", "tune"}
 # Taken as well: learning rates and thresholds of any size (a training that diverges says so), folders whose names hold
 # line breaks and folders "" (the working directory) to write to.
 KINDS_OF_INPUT = {"a file": "folder", "a folder": "empty.png", "a file or a folder": "link to nowhere"}
