@@ -6,13 +6,15 @@ estimate over means of blocks holds zero, or the whole rise is below what the sy
 A block is the time from one evaluation to the next, which leaves the allocator in another state: within it looks depend
 on each other. Times are processor times, over those of a fixed computation at the same look: the machine's own pace
 does not count. Memory is what is allocated, where glibc says so: what it keeps of what was freed goes up and down by
-tens of MiB. Python's own small objects are counted besides. Exit code 1 where one is not flat.
+tens of MiB. Python's own small objects are counted besides. Both are read behind a collection of cycles. Exit code 1
+where one is not flat.
 """
 
 from __future__ import annotations
 
 import copy
 import ctypes
+import gc
 import json
 import os
 import resource
@@ -45,7 +47,7 @@ class Options:
     """Names of methods."""
     steps: int = 5000
     """Of each training."""
-    every: int = 10
+    every: int = 50
     """Steps between two looks."""
     period: int = 500
     """Steps of a block: those between two evaluations."""
@@ -120,6 +122,7 @@ def soak(method: str, options: Options, folder: Path) -> dict[str, list[float]]:
         outputs = train_iteration(step)
         times.append(time.process_time() - start)
         if len(times) == options.every:
+            gc.collect()  # cycles that wait for it are no leak
             files = len(os.listdir("/proc/self/fd"))
             look = (step + 1, _memory(), sys.getallocatedblocks(), files, float(np.median(times)) / _control())
             for values, value in zip(looks.values(), look, strict=True):

@@ -63,20 +63,26 @@ def _global_moments(rows, mean, var, channels, BLOCK: tl.constexpr):
 
 @_kernel
 @no_type_check
-def _column_values(
-    weight, bias, rows, mean, var, column, channels, precision: tl.constexpr, FORM: tl.constexpr, BLOCK: tl.constexpr
-):
-    """Scale, shift, center and variance of the columns of a tile."""
+def _column_values(weight, bias, rows, mean, var, channels, eps, FORM: tl.constexpr, BLOCK: tl.constexpr):
+    """Of all columns: their numbers, scale, shift, center and variance; and what `_entries` takes behind these."""
+    precision: tl.constexpr = mean.dtype.element_ty
+    batch_rows = tl.load(rows).to(tl.float64)
+    column = tl.arange(0, BLOCK)[None, :]
     known = column < channels
     center, spread = tl.load(mean + column, known, 0), tl.load(var + column, known, 0)
     if FORM == "gn":
-        center, spread = _global_moments(rows, mean, var, channels, BLOCK)
+        center, spread = _global_moments(batch_rows, mean, var, channels, BLOCK)
         center, spread = center.to(precision), spread.to(precision)
     return (
+        column,
         tl.load(weight + column, known, 0).to(precision),
         tl.load(bias + column, known, 0).to(precision),
         center,
         spread,
+        tl.load(mean),
+        _share(batch_rows, channels, FORM).to(precision),
+        batch_rows.to(precision),
+        tl.full((), eps, precision),
     )
 
 
@@ -173,14 +179,9 @@ def _forward_kernel(
 ):  # fmt: skip
     BLOCK_R: tl.constexpr = TILE // BLOCK_C if TILE > BLOCK_C else 1
     precision: tl.constexpr = mean.dtype.element_ty
-    batch_rows = tl.load(rows).to(tl.float64)
-    share = _share(batch_rows, channels, FORM).to(precision)
-    column, epsilon = tl.arange(0, BLOCK_C)[None, :], tl.full((), eps, precision)
-    about = tl.load(mean)
-    scale, shift, center, spread = _column_values(
-        weight, bias, batch_rows, mean, var, column, channels, precision, FORM, BLOCK_C
+    column, scale, shift, center, spread, about, share, batch_rows, epsilon = _column_values(
+        weight, bias, rows, mean, var, channels, eps, FORM, BLOCK_C
     )
-    batch_rows = batch_rows.to(precision)
     begin = tl.program_id(0) * chunk
     end = tl.minimum(begin + chunk, count)
     for start in range(begin, end, BLOCK_R):
@@ -209,14 +210,9 @@ def _sums_kernel(
     BLOCK_R: tl.constexpr = TILE // BLOCK_C if TILE > BLOCK_C else 1
     CROSS: tl.constexpr = FORM == "released" or FORM == "paper"  # noqa: PLR1714
     precision: tl.constexpr = mean.dtype.element_ty
-    batch_rows = tl.load(rows).to(tl.float64)
-    share = _share(batch_rows, channels, FORM).to(precision)
-    column, epsilon = tl.arange(0, BLOCK_C)[None, :], tl.full((), eps, precision)
-    about = tl.load(mean)
-    scale, shift, center, spread = _column_values(
-        weight, bias, batch_rows, mean, var, column, channels, precision, FORM, BLOCK_C
+    column, scale, shift, center, spread, about, share, batch_rows, epsilon = _column_values(
+        weight, bias, rows, mean, var, channels, eps, FORM, BLOCK_C
     )
-    batch_rows = batch_rows.to(precision)
     dweight = tl.full((BLOCK_R, BLOCK_C), 0, precision)
     dbias = tl.full((BLOCK_R, BLOCK_C), 0, precision)
     if CROSS:
@@ -322,14 +318,9 @@ def _gradient_kernel(
     """dx, with what flows through the column statistics if FLOW."""
     BLOCK_R: tl.constexpr = TILE // BLOCK_C if TILE > BLOCK_C else 1
     precision: tl.constexpr = mean.dtype.element_ty
-    batch_rows = tl.load(rows).to(tl.float64)
-    share = _share(batch_rows, channels, FORM).to(precision)
-    column, epsilon = tl.arange(0, BLOCK_C)[None, :], tl.full((), eps, precision)
-    about = tl.load(mean)
-    scale, shift, center, spread = _column_values(
-        weight, bias, batch_rows, mean, var, column, channels, precision, FORM, BLOCK_C
+    column, scale, shift, center, spread, about, share, batch_rows, epsilon = _column_values(
+        weight, bias, rows, mean, var, channels, eps, FORM, BLOCK_C
     )
-    batch_rows = batch_rows.to(precision)
     if FLOW:
         own_mean = tl.load(batch_mean + column, column < channels, 0)
         added = tl.load(constant + column, column < channels, 0)

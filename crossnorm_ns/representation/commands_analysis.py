@@ -18,21 +18,12 @@ from crossnorm_ns.limits import (
     between,
     weights_fault,
 )
-from crossnorm_ns.networks import MethodName
+from crossnorm_ns.networks import METHODS, MethodName
 from crossnorm_ns.representation.initialization import Initialization
 from crossnorm_ns.representation.presets import NetworkName, parse_network
 
-_METHODS: tuple[MethodName, ...] = (
-    "relu",
-    "relu+bn",
-    "relu+ln",
-    "relu+gn",
-    "relu+cn",
-    "pe",
-    "pe+bn",
-    "pe+ln",
-    "pe+gn",
-    "pe+cn",
+_METHODS: tuple[MethodName, ...] = tuple(
+    name for name in METHODS if name.startswith(("relu", "pe")) and not name.endswith("-paper")
 )
 _MOST_SAMPLES = 2**14
 """Whose kernel takes 2 GiB."""
