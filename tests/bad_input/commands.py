@@ -9,11 +9,12 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+
+from forked import exit_code
 
 SECONDS = 10
 """Of processor time that a command may take."""
@@ -87,18 +88,12 @@ def _child(command: Callable[[], Any], folder: Path, out: IO[bytes], err: IO[byt
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY,) * 2)
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    try:
+
+    def kept() -> None:
         result.write(pickle.dumps(command()))
         result.flush()
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
-        traceback.print_exc()
-        return 70
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    return 0
+
+    return exit_code(kept)
 
 
 def _listing(folder: Path) -> dict[str, tuple[int, int]]:

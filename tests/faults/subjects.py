@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing import RawValue
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from forked import exit_code
 from nerfstudio.scripts import train as ns_train
 
 from crossnorm_ns.engine.trainer import CrossNormTrainer
@@ -112,17 +112,7 @@ class Child:
         os.dup2(log, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
         _count_steps()
-        try:
-            main()
-        except SystemExit as end:
-            return end.code if isinstance(end.code, int) else int(end.code is not None)
-        except BaseException:
-            traceback.print_exc()
-            return 70
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-        return 0
+        return exit_code(main)
 
     def wait(self) -> int:
         """Its exit code; minus the signal's number where one has killed it."""
