@@ -22,10 +22,10 @@ from nerfstudio.data.scene_box import SceneBox
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.memory import restart_keeping_freed_memory
 from benchmarks.norms import paired_ratio
 from benchmarks.tables import conditions, store, table
 from benchmarks.training_steps import Step, operator_table, operator_times
+from crossnorm_ns.memory import keep_freed_memory
 from crossnorm_ns.models.neus import NeuSModel
 from crossnorm_ns.norms import NormChoice
 from method_configs.neus import neus_ref, tiny_config
@@ -135,5 +135,5 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    restart_keeping_freed_memory()
+    keep_freed_memory()
     main(tyro.cli(Options))

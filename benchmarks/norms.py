@@ -35,11 +35,11 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.memory import restart_keeping_freed_memory
 from benchmarks.tables import conditions, store, table
 from benchmarks.training_steps import mipnerf_presets, operator_table, operator_times, training_steps
 from crossnorm_ns.functional.normalization import Variant, cross_norm, global_norm
 from crossnorm_ns.functional.statistics import column_statistics
+from crossnorm_ns.memory import keep_freed_memory
 from crossnorm_ns.provenance import provenance
 
 Norm = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -422,5 +422,5 @@ def _bounds(group: Sequence[Row]) -> list[str]:
 
 
 if __name__ == "__main__":
-    restart_keeping_freed_memory()
+    keep_freed_memory()
     main(tyro.cli(Options))

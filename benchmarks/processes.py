@@ -12,10 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.memory import KEEP_FREED_MEMORY
+from crossnorm_ns.memory import keep_freed_memory
 from crossnorm_ns.provenance import provenance
 
-_ENVIRONMENT = {"OMP_NUM_THREADS": "1"} | KEEP_FREED_MEMORY
 _PROGRESS = "@progress"
 
 Result = dict[str, Any]
@@ -52,7 +51,11 @@ def _train_in_process(run: Any, folder: Path, progress: Any, program: str) -> Re
     command = [sys.executable, "-m", program, json.dumps(asdict(run)), str(folder)]
     with log.open("w") as output:
         process = subprocess.Popen(
-            command, env=os.environ | _ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         assert process.stdout is not None
         for line in process.stdout:
@@ -74,6 +77,7 @@ def report_progress(step: int, note: str = "") -> None:
 
 def run_program(kind: type, work: Callable[[Any, Path], Result]) -> None:
     """What a program of `train_all` does: takes a run and a folder from the command line, writes the result there."""
+    keep_freed_memory()
     run, folder = kind(**json.loads(sys.argv[1])), Path(sys.argv[2])
     finished = folder / f"{run.name}.json"
     temporary = finished.with_suffix(".tmp")

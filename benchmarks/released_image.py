@@ -22,10 +22,10 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from benchmarks.memory import restart_keeping_freed_memory
 from benchmarks.norms import released_cross_norm
 from benchmarks.tables import conditions, store, table
 from crossnorm_ns.functional.metrics import psnr
+from crossnorm_ns.memory import keep_freed_memory
 from crossnorm_ns.networks import make_network
 from crossnorm_ns.norms import CrossNorm
 from crossnorm_ns.provenance import provenance
@@ -139,5 +139,5 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    restart_keeping_freed_memory()
+    keep_freed_memory()
     main(tyro.cli(Options))

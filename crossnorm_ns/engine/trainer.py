@@ -33,6 +33,7 @@ from crossnorm_ns.engine.random_state import capture_random_state, preserved_ran
 from crossnorm_ns.finite import NonFiniteError, first_non_finite, numbers_of_step
 from crossnorm_ns.interruption import InterruptedTraining, noted_signals
 from crossnorm_ns.limits import POSITIVE, Fault, LimitError, between, check_options
+from crossnorm_ns.memory import keep_freed_memory
 from crossnorm_ns.norms import calibrate, norms_of
 
 _NEEDS = {
@@ -113,6 +114,7 @@ class CrossNormTrainer(Trainer):
             set_timeout(config.process_timeout)
             if config.machine.device_type == "cuda":
                 torch.cuda.set_device(local_rank)
+        keep_freed_memory()
         self._random_states: list[dict[str, Any]] = []
         self._signals: list[int] = []
         super().__init__(config, local_rank, world_size)

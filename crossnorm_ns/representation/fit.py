@@ -14,6 +14,7 @@ from torch import nn
 
 from crossnorm_ns.finite import NonFiniteError, first_non_finite
 from crossnorm_ns.interruption import InterruptedTraining, noted_signals
+from crossnorm_ns.memory import keep_freed_memory
 from crossnorm_ns.representation.errors import RepresentationError
 from crossnorm_ns.representation.options import FitOptions
 from crossnorm_ns.representation.progress import Progress, no_progress
@@ -99,6 +100,7 @@ def fit(
         RepresentationError: unknown method or options, `folder` holds another run, or a run and `resume` is not set.
         InterruptedTraining: by a signal.
     """
+    keep_freed_memory()
     sizes = {"in_dim": task.in_dim, "out_dim": task.out_dim, "hidden": tuple(hidden)}
     training = Training(task, {"method": method, **sizes, **(network_options or {})}, options)
     files = None if folder is None else RunFolder(folder)
