@@ -1,6 +1,6 @@
 # make demo: trains mip-NeRF with and without Cross Normalization on a built-in scene and shows the result.
 # make demo-neus: the same for NeuS and its surfaces, on a built-in scan.
-# make test: runs all tests.
+# make test: runs all tests, in up to four processes.
 # make docs: builds the documentation site in docs/_build; warnings are errors.
 # make release-check: builds sdist and wheel in dist/ and tries the wheel in an environment of its own (8 GB for a while).
 # make test-faults: kills trainings 60 times, damages files, trains for long, stores the figures (docs/RELIABILITY.md).
@@ -21,7 +21,7 @@ demo-neus: $(READY)
 	$(BIN)/python -m examples.demo_neus
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 docs: $(READY)
 	$(BIN)/python -m sphinx -W --keep-going docs docs/_build
