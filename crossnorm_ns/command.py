@@ -61,4 +61,5 @@ def print_error(error: Exception | str) -> None:
     line = " ".join("".join(char if char.isprintable() else " " for char in str(error)).split())
     if len(line) > LONGEST_LINE:
         line = f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
-    print(f"error: {line or type(error).__name__}", file=sys.stderr)
+    text = f"error: {line or type(error).__name__}\n"
+    print(text, end="", file=sys.stderr)  # in one write, or lines of several processes mix

@@ -1,8 +1,10 @@
 """Shared fixtures: where the real test data lies; one thread so that results repeat; no network."""
 
+import ctypes
 import os
 import runpy
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,14 @@ torch.set_num_threads(1)
 OFFLINE = Path(__file__).parent / "offline"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(OFFLINE), os.environ.get("PYTHONPATH"))))
 runpy.run_path(str(OFFLINE / "sitecustomize.py"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def returned_memory() -> None:
+    """What fits of earlier tests have freed and kept would count for the processes that a test forks."""
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if malloc_trim is not None:
+        malloc_trim(0)
 
 
 @pytest.fixture(scope="session")

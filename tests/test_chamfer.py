@@ -267,7 +267,7 @@ def test_benchmark_measures_the_same_distances_on_both_sides(both_sides) -> None
 
 
 def test_benchmark_complains_of_what_is_worse_than_it_must_be(both_sides) -> None:
-    ours, theirs = both_sides
+    ours, theirs = replace(both_sides[0], memory=1.9), both_sides[1]  # this process's counts earlier tests
     slow = replace(theirs, seconds={stage: 7.9 / 8 * seconds for stage, seconds in ours.seconds.items()})
     fast = replace(theirs, seconds={stage: 8.1 * seconds for stage, seconds in ours.seconds.items()})
     assert not benchmark.complaints(ours, fast)
