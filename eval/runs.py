@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from crossnorm_ns.data.errors import DataError
-from crossnorm_ns.engine.checkpoints import read_checkpoint
+from crossnorm_ns.engine.checkpoints import missing_weights, read_checkpoint
 from eval.errors import EvaluationError, first_line
 from eval.run_config import read_config
 
@@ -69,19 +69,11 @@ def load_run(
             f"{checkpoint_path} does not fit the model in {config_path} ({first_line(error)}): "
             "evaluate with the versions that trained the run."
         ) from error
-    missing = _missing_weights(pipeline.model, checkpoint["pipeline"])  # nerfstudio leaves them as they begin
+    missing = missing_weights(pipeline.model, checkpoint["pipeline"])  # nerfstudio leaves them as they begin
     if missing:
         raise EvaluationError(f"{checkpoint_path} lacks {len(missing)} weights of the model, such as {missing[0]}.")
     pipeline.eval()
     return Run(config, pipeline, checkpoint_path, checkpoint["step"])
-
-
-def _missing_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> list[str]:
-    """Names of the parameters that training changes and a checkpoint does not have."""
-    found = {name.replace("module.", "").removeprefix("_model.") for name in weights}
-    trained = {id(parameter) for group in model.get_param_groups().values() for parameter in group}  # type: ignore[operator]
-    named = model.named_parameters(remove_duplicate=False)
-    return [name for name, parameter in named if id(parameter) in trained and name not in found]
 
 
 def read_run_config(config_path: Path, data: Path | None = None, allow_outside: bool = False) -> "TrainerConfig":

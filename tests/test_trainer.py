@@ -80,6 +80,46 @@ def test_resuming_from_a_checkpoint_file_is_exact_too(tiny_scene: Path, tmp_path
     assert differences(checkpoint_of(one_go), checkpoint_of(second)) == []
 
 
+def matrix_of(content: dict[str, Any]) -> str:
+    """Name of a weight."""
+    return next(name for name, value in content["pipeline"].items() if value.dim() == 2)
+
+
+def without_a_weight(content: dict[str, Any]) -> None:
+    del content["pipeline"][matrix_of(content)]
+
+
+def without_optimizers(content: dict[str, Any]) -> None:
+    del content["optimizers"]
+
+
+def with_a_weight_of_another_shape(content: dict[str, Any]) -> None:
+    content["pipeline"][matrix_of(content)] = torch.zeros(1, 1)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (without_a_weight, "lacks 1 weights of the model, such as field."),
+        (without_optimizers, "does not fit"),
+        (with_a_weight_of_another_shape, "does not fit"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(
+    damage: Callable[[dict[str, Any]], None], said: str, tiny_scene: Path, tmp_path: Path, capsys
+):
+    path = train(make_config(tiny_scene, tmp_path / "first", max_num_iterations=2)) / FOLDER_FROM_STEP.format(1)
+    content = load(path)
+    damage(content)
+    torch.save(content, path)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        train(make_config(tiny_scene, tmp_path / "second", max_num_iterations=4, load_checkpoint=path))
+    assert end.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert said in line and str(path) in line
+
+
 def test_finished_training_says_that_nothing_is_left(tiny_scene: Path, tmp_path: Path, capsys):
     first = train(make_config(tiny_scene, tmp_path / "first", max_num_iterations=2))
     capsys.readouterr()

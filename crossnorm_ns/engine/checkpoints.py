@@ -64,6 +64,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
+def missing_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> list[str]:
+    """Names of the parameters that training changes and the weights of a checkpoint's pipeline do not have."""
+    found = {name.replace("module.", "").removeprefix("_model.") for name in weights}
+    trained = {id(parameter) for group in model.get_param_groups().values() for parameter in group}  # type: ignore[operator]
+    named = model.named_parameters(remove_duplicate=False)
+    return [name for name, parameter in named if id(parameter) in trained and name not in found]
+
+
 def _are_weights(weights: Any) -> bool:
     return isinstance(weights, dict) and all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in weights.items()

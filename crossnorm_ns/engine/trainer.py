@@ -20,7 +20,13 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from crossnorm_ns.command import errors_in_one_line, print_error
 from crossnorm_ns.data.errors import DataError
-from crossnorm_ns.engine.checkpoints import latest_checkpoint, prune_others, read_checkpoint, save_atomically
+from crossnorm_ns.engine.checkpoints import (
+    latest_checkpoint,
+    missing_weights,
+    prune_others,
+    read_checkpoint,
+    save_atomically,
+)
 from crossnorm_ns.engine.processes import (
     LostProcessError,
     gathered,
@@ -255,6 +261,17 @@ class CrossNormTrainer(Trainer):
 
     def _load_checkpoint(self) -> None:
         path = self.config.checkpoint_to_load()
-        if path is not None:  # before nerfstudio's own reading, whose safety is up to the environment
-            self._random_states = read_checkpoint(path).get("random_states", [])
-        super()._load_checkpoint()
+        if path is None:
+            super()._load_checkpoint()
+            return
+        with errors_in_one_line(DataError):
+            checkpoint = read_checkpoint(path)  # nerfstudio's own reading is as safe as the environment says
+            self._random_states = checkpoint.get("random_states", [])
+            try:
+                super()._load_checkpoint()
+            except Exception as error:  # of whatever the file holds
+                reason = f"{type(error).__name__}: {error}"
+                raise DataError(f"{path} does not fit: give the method and options of its run ({reason}).") from error
+            missing = missing_weights(self.pipeline.model, checkpoint["pipeline"])  # nerfstudio passes over them
+            if missing:
+                raise DataError(f"{path} lacks {len(missing)} weights of the model, such as {missing[0]}.")
