@@ -1,4 +1,4 @@
-"""Memory that is freed and kept: page faults would otherwise be a quarter of a training's time on a CPU."""
+"""Memory that is freed and kept: page faults would otherwise be a large part of a training's time on a CPU."""
 
 from __future__ import annotations
 
