@@ -264,9 +264,9 @@ class CrossNormTrainer(Trainer):
         if path is None:
             super()._load_checkpoint()
             return
+        checkpoint = read_checkpoint(path)  # nerfstudio's own reading is as safe as the environment says
+        self._random_states = checkpoint.get("random_states", [])
         with errors_in_one_line(DataError):
-            checkpoint = read_checkpoint(path)  # nerfstudio's own reading is as safe as the environment says
-            self._random_states = checkpoint.get("random_states", [])
             try:
                 super()._load_checkpoint()
             except Exception as error:  # of whatever the file holds
