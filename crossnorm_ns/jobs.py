@@ -10,6 +10,9 @@ from typing import Any, TypeVar
 Result = dict[str, Any]
 Job = TypeVar("Job", bound=Callable[[], Result])
 
+POLL_SECONDS = 5.0
+"""Between two looks at jobs of a cluster."""
+
 
 class JobError(ValueError):
     """Jobs that cannot be submitted: the message says why and what to do."""
@@ -33,10 +36,13 @@ def run_in_pool(jobs: Sequence[Job], pool: Executor) -> Iterator[tuple[Job, Resu
 def run_on_slurm(
     jobs: Sequence[Job], folder: Path, options: dict[str, Any]
 ) -> Iterator[tuple[Job, Result | Exception]]:
-    """Carries out jobs as an array of SLURM, through submitit; yields results in order.
+    """Carries out jobs as an array of SLURM, through submitit; yields each result when it is there.
+
+    Where it is left early, the jobs are cancelled.
 
     Args:
-        jobs: which can be pickled; their files lie on a file system that the nodes share.
+        jobs: which can be pickled; their files lie on a file system that the nodes share. Those with submitit's method
+            `checkpoint` are queued again where their time is over or their node is taken.
         folder: for submitit's files.
         options: of submitit's executor, see `slurm_options`.
 
@@ -54,8 +60,14 @@ def run_on_slurm(
     executor.update_parameters(**options)
     with executor.batch():
         submitted = [executor.submit(job) for job in jobs]
-    for job, handle in zip(jobs, submitted, strict=True):
-        yield job, _outcome(handle)
+    places = {handle.job_id: job for job, handle in zip(jobs, submitted, strict=True)}
+    try:
+        for handle in submitit.helpers.as_completed(submitted, poll_frequency=POLL_SECONDS):
+            yield places[handle.job_id], _outcome(handle)
+    except BaseException:
+        for handle in submitted:
+            handle.cancel(check=False)
+        raise
 
 
 def slurm_options(minutes: int, cpus: int, gpus: int, partition: str | None) -> dict[str, Any]:

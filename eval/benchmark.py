@@ -117,15 +117,15 @@ def main(arguments: Arguments, training: tuple[str, ...] = ()) -> None:
 def _outcomes(
     arguments: Arguments, missing: list[Cell], output: Path
 ) -> Iterator[tuple[Cell, dict[str, Any] | Exception]]:
-    from crossnorm_ns.jobs import run_on_slurm, slurm_options
-    from eval.benchmark_runs import run_local
+    from crossnorm_ns.jobs import slurm_options
+    from eval.benchmark_runs import run_local, run_on_cluster
 
     if arguments.executor == "local" or not missing:
         return run_local(missing, arguments.workers)
     options = slurm_options(
         arguments.slurm_minutes, arguments.slurm_cpus, arguments.slurm_gpus, arguments.slurm_partition
     )
-    return run_on_slurm(missing, output / "slurm", options)
+    return run_on_cluster(missing, output / "slurm", options)
 
 
 def make_cells(arguments: Arguments, output: Path, training: tuple[str, ...]) -> list[Cell]:

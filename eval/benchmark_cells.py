@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -58,6 +59,9 @@ class Processes:
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock, self._stopped = threading.Lock(), False
 
+    def __reduce__(self) -> tuple[type[Processes], tuple[()]]:
+        return Processes, ()  # those of another process are not there
+
     def run(self, command: Sequence[str], log: Path, threads: int | None, lock: int) -> int:
         """Runs a command and returns its exit status; minus the signal where one has ended it.
 
@@ -72,7 +76,7 @@ class Processes:
         """
         environment = os.environ if threads is None else {"OMP_NUM_THREADS": str(threads)} | os.environ
         with log.open("wb") as output:
-            with self._lock:
+            with _without_signal(signal.SIGUSR2), self._lock:
                 if self._stopped:
                     raise CellStoppedError
                 process = subprocess.Popen(
@@ -100,6 +104,12 @@ class Processes:
             self._stopped = True
             for process in self._running:
                 process.terminate()
+
+    def stop_and_wait(self) -> None:
+        """The same, until all have ended; may be called by a handler of signals while `run` waits."""
+        self.stop()
+        for process in self._running:
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
 
 
 @dataclass(frozen=True)
@@ -185,12 +195,8 @@ class Cell:
         for name in ("failure.json", "state"):
             (self.folder / name).unlink(missing_ok=True)
 
-    def __call__(self) -> dict[str, Any]:
-        """Carries it out, from where it was interrupted."""
-        return self.carry_out(Processes())
-
     def carry_out(self, processes: Processes) -> dict[str, Any]:
-        """Trains and evaluates, and returns the result.
+        """Trains and evaluates, from where it was interrupted, and returns the result.
 
         Raises:
             CellError: one of them failed, which is noted.
@@ -247,6 +253,16 @@ def failure_reason(log: str, status: int) -> str:
     last = last or (end[-1].strip("│ ") if end else f"exit status {status}")
     need = next((what for pattern, what in _NEEDS if re.search(pattern, "\n".join(end), re.IGNORECASE)), None)
     return last if need is None else f"{need}: {last}"
+
+
+@contextmanager
+def _without_signal(number: signal.Signals) -> Iterator[None]:
+    """Puts a signal off, for good in processes that are started within: clusters send it to all of a job's."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [number])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crossnorm_ns.files import atomic_file
-from crossnorm_ns.jobs import Result, run_in_pool
+from crossnorm_ns.jobs import Result, run_in_pool, run_on_slurm
 from crossnorm_ns.paper_tables import TableName
 from eval.benchmark_cells import Cell, CellBusyError, Processes
 
@@ -22,12 +22,19 @@ SHOWN = {"psnr": "{:.2f} dB", "overall": "{:.2f} mm"}
 
 
 @dataclass(frozen=True)
-class _LocalJob:
+class _Job:
     cell: Cell
     processes: Processes
 
     def __call__(self) -> Result:
         return self.cell.carry_out(self.processes)
+
+    def checkpoint(self) -> Any:
+        """For submitit, where a job's time is over or its node is taken: ends the training, and queues it again."""
+        from submitit.helpers import DelayedSubmission  # pyright: ignore[reportMissingImports]
+
+        self.processes.stop_and_wait()
+        return DelayedSubmission(_Job(self.cell, Processes()))
 
 
 def carry_out(cells: Sequence[Cell], outcomes: Iterator[tuple[Cell, Result | Exception]]) -> None:
@@ -53,8 +60,16 @@ def carry_out(cells: Sequence[Cell], outcomes: Iterator[tuple[Cell, Result | Exc
 def run_local(cells: Sequence[Cell], workers: int) -> Iterator[tuple[Cell, Result | Exception]]:
     """Carries out cells on this machine; where it is left by an exception, their processes are ended."""
     with _stopping_pool(workers) as (pool, processes):
-        for job, outcome in run_in_pool([_LocalJob(cell, processes) for cell in cells], pool):
+        for job, outcome in run_in_pool([_Job(cell, processes) for cell in cells], pool):
             yield job.cell, outcome
+
+
+def run_on_cluster(
+    cells: Sequence[Cell], folder: Path, options: dict[str, Any]
+) -> Iterator[tuple[Cell, Result | Exception]]:
+    """Carries out cells as jobs of SLURM; arguments as for `crossnorm_ns.jobs.run_on_slurm`."""
+    for job, outcome in run_on_slurm([_Job(cell, Processes()) for cell in cells], folder, options):
+        yield job.cell, outcome
 
 
 @contextmanager

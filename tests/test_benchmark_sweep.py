@@ -9,11 +9,11 @@ import subprocess
 import sys
 import threading
 import time
-import types
 from pathlib import Path
 from typing import Any
 
 import pytest
+import submitit
 from test_representation_command import ClusterOfThisProcess
 
 from crossnorm_ns.data import make_scene
@@ -85,7 +85,7 @@ ALL = {f"mipnerf-{kind}-{scene}-{seed}" for kind in ("ref", "cn") for scene in (
 
 
 def wait_for(path: Path) -> str:
-    for _ in range(600):
+    for _ in range(2400):
         if path.exists() and path.read_text():
             return path.read_text()
         time.sleep(0.05)
@@ -238,12 +238,11 @@ class Cluster(ClusterOfThisProcess):
             except Exception as error:
                 raise RuntimeError(f"Job failed with trace:\nTraceback\n{type(error).__name__}: {error}\n") from None
 
-        return types.SimpleNamespace(result=result)
+        return self.job(result)
 
 
 def test_cells_run_as_one_array_of_a_cluster(sweep: Sweep) -> None:
-    module = types.SimpleNamespace(AutoExecutor=Cluster)
-    sweep.monkeypatch.setitem(sys.modules, "submitit", module)
+    sweep.monkeypatch.setattr(submitit, "AutoExecutor", Cluster)
     sweep.behave("fail", "mipnerf-ref-two-0")
     slurm = ["--executor", "slurm", "--slurm-partition", "gpu", "--slurm-minutes", 7, "--slurm-gpus", 4]
     status, out, _ = sweep.run(*slurm)
@@ -260,9 +259,9 @@ def test_a_job_that_a_cluster_ends_has_failed_with_what_it_says(sweep: Sweep) ->
             def result() -> Any:
                 raise RuntimeError("Job 17 is over:\nout of time\n")
 
-            return types.SimpleNamespace(result=result)
+            return self.job(result)
 
-    sweep.monkeypatch.setitem(sys.modules, "submitit", types.SimpleNamespace(AutoExecutor=Ending))
+    sweep.monkeypatch.setattr(submitit, "AutoExecutor", Ending)
     status, out, _ = sweep.run("--scenes", "one", "--executor", "slurm")
     assert status == 1 and "mipnerf-cn on one, seed 0: out of time\n" in out
 

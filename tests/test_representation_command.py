@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import submitit
 import torch
 import trimesh
 from PIL import Image
@@ -290,7 +291,7 @@ class ClusterOfThisProcess:
 
     def __init__(self, folder, cluster):
         assert cluster == "slurm"
-        self.parameters, self.batches = {}, 0
+        self.parameters, self.batches, self.jobs = {}, 0, 0
         ClusterOfThisProcess.last = self
 
     def update_parameters(self, **options):
@@ -301,11 +302,15 @@ class ClusterOfThisProcess:
         return __import__("contextlib").nullcontext()
 
     def submit(self, cell):
-        return types.SimpleNamespace(result=cell)
+        return self.job(cell)
+
+    def job(self, result):
+        self.jobs += 1
+        return types.SimpleNamespace(job_id=f"17_{self.jobs}", done=lambda: True, result=result)
 
 
 def test_cells_run_as_one_array_of_a_cluster(inputs, monkeypatch):
-    monkeypatch.setitem(sys.modules, "submitit", types.SimpleNamespace(AutoExecutor=ClusterOfThisProcess))
+    monkeypatch.setattr(submitit, "AutoExecutor", ClusterOfThisProcess)
     np.save(inputs / "cube.npy", ball(64))
     arguments = ["table", "shape", "--inputs", str(inputs / "cube.npy"), "--networks", "1x4", "--steps", "2"]
     slurm = ["--executor", "slurm", "--slurm-partition", "gpu", "--slurm-minutes", "7", "--slurm-gpus", "1"]

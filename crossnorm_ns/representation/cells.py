@@ -50,6 +50,12 @@ class Cell:
         """Carries it out, from its checkpoint if it was interrupted."""
         return execute(self.spec, self.folder, RunControl(device=self.device, resume=True))
 
+    def checkpoint(self) -> Any:
+        """For submitit, where a job's time is over or its node is taken: queues it again, which goes on as above."""
+        from submitit.helpers import DelayedSubmission  # pyright: ignore[reportMissingImports]
+
+        return DelayedSubmission(self)
+
 
 @dataclass(frozen=True)
 class Grid:
