@@ -154,7 +154,7 @@ def main(options: Options) -> None:
         rows = [judged(*measurement) for measurement in _measurements(plan)]
     machine = conditions(options.device)
     store(options.docs, "norms", f"{machine}.\n\n{tables(rows)}")
-    stored = {"conditions": machine, **provenance(), "rows": [asdict(row) for row in rows]}
+    stored = {"conditions": machine, "seed": 0, **provenance(), "rows": [asdict(row) for row in rows]}
     (options.docs / "results" / "norms.json").write_text(json.dumps(stored, indent=1) + "\n")
     if options.check and (found := complaints(rows)):
         sys.exit("\n".join(found))  # status 1
