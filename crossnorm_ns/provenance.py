@@ -19,7 +19,8 @@ def provenance() -> dict[str, Any]:
 
     Returns:
         `versions` (Python's and packages', None for what is not installed), `machine`, `git_commit` of this package's
-        checkout and `git_dirty`, whether tracked files differ from it; both are None where it is no checkout.
+        checkout and `git_dirty`, whether tracked files but those of docs/ (where results go) differ from it; both are
+        None where it is no checkout.
     """
     commit, dirty = git_state(_CHECKOUT)
     return {"versions": versions(), "machine": machine(), "git_commit": commit, "git_dirty": dirty}
@@ -46,12 +47,12 @@ def processor() -> str:
 
 @functools.cache
 def git_state(checkout: Path) -> tuple[str | None, bool | None]:
-    """Commit of a checkout when it is first asked for, and whether its tracked files differ; None outside of one."""
+    """Commit of a checkout when first asked for, and whether files outside docs/ differ; None where there is none."""
     if not (checkout / ".git").exists():  # the folder of an installation may lie in another project's checkout
         return None, None
     try:
         commit = _git(checkout, "rev-parse", "HEAD").strip()
-        return commit, bool(_git(checkout, "status", "--porcelain", "--untracked-files=no").strip())
+        return commit, bool(_git(checkout, "status", "--porcelain", "--untracked-files=no", "--", ":!docs").strip())
     except (OSError, subprocess.SubprocessError):
         return None, None
 
