@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, as_completed
 from pathlib import Path
@@ -15,7 +16,7 @@ POLL_SECONDS = 5.0
 
 
 class JobError(ValueError):
-    """Jobs that cannot be submitted: the message says why and what to do."""
+    """Jobs that cannot be submitted, or one that failed on a cluster: the message says why."""
 
 
 def run_in_pool(jobs: Sequence[Job], pool: Executor) -> Iterator[tuple[Job, Result | Exception]]:
@@ -63,11 +64,22 @@ def run_on_slurm(
     places = {handle.job_id: job for job, handle in zip(jobs, submitted, strict=True)}
     try:
         for handle in submitit.helpers.as_completed(submitted, poll_frequency=POLL_SECONDS):
-            yield places[handle.job_id], _outcome(handle)
+            outcome = _outcome(handle)
+            if isinstance(outcome, Exception):
+                outcome = JobError(cluster_reason(str(outcome)))
+            yield places[handle.job_id], outcome
     except BaseException:
         for handle in submitted:
             handle.cancel(check=False)
         raise
+
+
+def cluster_reason(message: str) -> str:
+    """What submitit says of a job that failed, in a line: the cluster's state of it, or what the job has raised."""
+    if state := re.search(r"has not produced any output \(state: (.*)\)", message):
+        return f"ended by the cluster ({state[1]})"
+    lines = [line for line in message.partition("\nYou can check full logs")[0].splitlines() if line.strip(" -")]
+    return re.sub(r"^[\w.]*(Error|Exception): ", "", lines[-1]) if lines else "failed"
 
 
 def slurm_options(minutes: int, cpus: int, gpus: int, partition: str | None) -> dict[str, Any]:

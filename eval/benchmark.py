@@ -244,7 +244,9 @@ def run() -> None:
     """The command."""
     words = sys.argv[1:]
     place = words.index("--") if "--" in words else len(words)
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     run_command(
         Arguments,
         lambda arguments: main(arguments, tuple(words[place + 1 :])),

@@ -32,6 +32,12 @@ _NEEDS = (
 """What the end of a log says, and what it means."""
 
 
+_ENDED_BY_SIGNALS = {
+    status: number.name for number in (signal.SIGTERM, signal.SIGINT) for status in (-number, 128 + number)
+}
+"""Exit statuses of what has been asked to end, as a cluster does when it cancels a job."""
+
+
 class CellError(RuntimeError):
     """A training or an evaluation that failed.
 
@@ -49,7 +55,7 @@ class CellBusyError(RuntimeError):
 
 
 class CellStoppedError(RuntimeError):
-    """The sweep was asked to end."""
+    """A training or an evaluation was asked to end."""
 
 
 class Processes:
@@ -182,10 +188,7 @@ class Cell:
             _write(path, now)
 
     def note_failure(self, error: Exception) -> None:
-        """Keeps why it failed, so that it is not done again unless asked for.
-
-        What a cluster says of a job ends with the reason.
-        """
+        """Keeps why it failed, so that it is not done again unless asked for."""
         log = error.log if isinstance(error, CellError) else None
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         _write(self.folder / "failure.json", {"reason": reason, "log": None if log is None else str(log)})
@@ -200,7 +203,7 @@ class Cell:
 
         Raises:
             CellError: one of them failed, which is noted.
-            CellStoppedError: `processes` were stopped.
+            CellStoppedError: `processes` were stopped, or one of them was asked to end.
             CellBusyError: another process is at work in the folder.
         """
         with _locked(self.folder / "lock") as lock:
@@ -227,6 +230,8 @@ class Cell:
         (self.folder / "state").write_text(state)
         log = self.folder / f"{state}.log"
         status = processes.run(command, log, self.threads, lock)
+        if status in _ENDED_BY_SIGNALS:
+            raise CellStoppedError(f"{state} was ended by {_ENDED_BY_SIGNALS[status]}: the next time it goes on")
         if status:
             raise CellError(failure_reason(log.read_text(errors="replace"), status), log)
 

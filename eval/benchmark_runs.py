@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from crossnorm_ns.files import atomic_file
 from crossnorm_ns.jobs import Result, run_in_pool, run_on_slurm
 from crossnorm_ns.paper_tables import TableName
-from eval.benchmark_cells import Cell, CellBusyError, Processes
+from eval.benchmark_cells import Cell, CellBusyError, CellStoppedError, Processes
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,7 +49,7 @@ def carry_out(cells: Sequence[Cell], outcomes: Iterator[tuple[Cell, Result | Exc
     with Live(console=console, get_renderable=lambda: progress_table(cells), refresh_per_second=1) as live:
         for cell, outcome in outcomes:
             if isinstance(outcome, Exception):
-                if cell.failure is None and not isinstance(outcome, CellBusyError):
+                if cell.failure is None and not isinstance(outcome, (CellBusyError, CellStoppedError)):
                     cell.note_failure(outcome)
                 reason = cell.failure["reason"] if cell.failure else outcome
                 live.console.print(f"{cell.name}: {reason}", soft_wrap=True, highlight=False, markup=False)

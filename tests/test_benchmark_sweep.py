@@ -58,13 +58,15 @@ class Sweep:
         """Exit status, output and errors."""
         arguments = ["blender", "--data", self.data, "--methods", "mipnerf-ref,mipnerf-cn", "--output", self.output]
         self.monkeypatch.setattr(sys, "argv", ["eval.benchmark", *map(str, (*arguments, *words))])
-        before, status = signal.getsignal(signal.SIGTERM), 0
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        status = 0
         try:
             benchmark.run()
         except SystemExit as exit_:
             status = int(exit_.code or 0)
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
         return status, *self.capfd.readouterr()
 
     def results(self) -> dict[str, float]:
@@ -128,18 +130,21 @@ def test_cells_that_fail_or_are_killed_leave_the_others_alone_and_can_be_retried
     assert "<b>" in (sweep.output / "table.html").read_text()
 
 
-def test_a_signal_ends_trainings_and_the_same_command_goes_on(sweep: Sweep) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_trainings_and_the_same_command_goes_on(
+    sweep: Sweep, number: signal.Signals, usual_signals: None
+) -> None:
     sweep.behave("hang", "mipnerf-cn-one-0")
 
     def interrupt() -> None:
         wait_for(sweep.control / "hanging")
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
     status, _, _ = sweep.run()
     thread.join()
-    assert status == 143
+    assert status == 128 + number
     assert sweep.started() == ["mipnerf-ref-one-0", "mipnerf-cn-one-0"], "no cell began after the signal"
     assert not alive(int((sweep.control / "hanging").read_text()))
     assert not list(sweep.output.rglob("failure.json")), "a cell that was interrupted has not failed"
@@ -197,6 +202,23 @@ def test_a_cell_whose_folder_is_in_use_is_left_to_its_owner(sweep: Sweep) -> Non
         assert sweep.run("--scenes", "one")[0] == 1
     assert sweep.started() == ["mipnerf-cn-one-0"]
     assert sweep.run("--scenes", "one")[0] == 0
+
+
+def test_a_training_that_is_asked_to_end_has_not_failed(sweep: Sweep) -> None:
+    sweep.behave("hang", "mipnerf-ref-one-0")
+
+    def cancel() -> None:
+        os.kill(int(wait_for(sweep.control / "hanging")), signal.SIGTERM)
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    status, _, err = sweep.run("--scenes", "one")
+    thread.join()
+    assert status == 1 and "mipnerf-ref on one, seed 0: training was ended by SIGTERM" in err
+    assert not list(sweep.output.rglob("failure.json"))
+    sweep.behave_well()
+    assert sweep.run("--scenes", "one")[0] == 0
+    assert "--load-dir" in next(s for s in sweep.starts()[2:] if s["cell"] == "mipnerf-ref-one-0")["options"]
 
 
 def test_an_evaluation_that_failed_does_not_train_again(sweep: Sweep) -> None:
@@ -257,13 +279,13 @@ def test_a_job_that_a_cluster_ends_has_failed_with_what_it_says(sweep: Sweep) ->
     class Ending(Cluster):
         def submit(self, cell: Any) -> Any:
             def result() -> Any:
-                raise RuntimeError("Job 17 is over:\nout of time\n")
+                raise RuntimeError("Job 17 (task: 0)\nhas not produced any output (state: TIMEOUT)\nError stream:\nx\n")
 
             return self.job(result)
 
     sweep.monkeypatch.setattr(submitit, "AutoExecutor", Ending)
     status, out, _ = sweep.run("--scenes", "one", "--executor", "slurm")
-    assert status == 1 and "mipnerf-cn on one, seed 0: out of time\n" in out
+    assert status == 1 and "mipnerf-cn on one, seed 0: ended by the cluster (TIMEOUT)\n" in out
 
 
 def test_a_cluster_without_submitit_is_one_line(sweep: Sweep) -> None:

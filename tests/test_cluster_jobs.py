@@ -70,6 +70,16 @@ def test_jobs_are_cancelled_where_the_command_is_left(tmp_path: Path) -> None:
     raise AssertionError("the job goes on")
 
 
+class Failing(Waiting):
+    def __call__(self) -> dict[str, Any]:
+        raise ValueError("no such picture")
+
+
+def test_what_a_job_has_raised_is_its_reason(tmp_path: Path) -> None:
+    ((_, outcome),) = jobs.run_on_slurm([Failing(tmp_path)], tmp_path / "submitit", {})
+    assert isinstance(outcome, jobs.JobError) and str(outcome) == "no such picture"
+
+
 class WithStandIns:
     """A cell's job that finds stand-ins for ns-train and eval.blender in its process, too."""
 
