@@ -1,7 +1,10 @@
 """What all commands of `eval` share: arguments from the command line, and how they end."""
 
+import contextlib
+import os
+import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tyro
@@ -28,5 +31,17 @@ def run_command(
     from crossnorm_ns.data.errors import DataError
     from crossnorm_ns.jobs import JobError
 
-    with errors_in_one_line(EvaluationError, DataError, LimitError, JobError, OSError):
+    with errors_in_one_line(EvaluationError, DataError, LimitError, JobError, OSError), _no_answers():
         main(arguments)
+
+
+@contextlib.contextmanager
+def _no_answers() -> Iterator[None]:
+    """Within it, standard input is at its end: nerfstudio asks about some data, and would wait for an answer."""
+    before = sys.stdin
+    with open(os.devnull) as nothing:
+        sys.stdin = nothing
+        try:
+            yield
+        finally:
+            sys.stdin = before

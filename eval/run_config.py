@@ -40,8 +40,12 @@ ALLOWED_MODULES = (
 )
 """Modules (and those below them) whose classes a configuration may name."""
 
-REFUSED_MODULES = ("nerfstudio.data.dataparsers.minimal_dataparser",)
-"""Modules among these whose classes unpickle the data that they read."""
+REFUSED_MODULES = (
+    "nerfstudio.configs.external_methods",
+    "nerfstudio.data.dataparsers.colmap_dataparser",
+    "nerfstudio.data.dataparsers.minimal_dataparser",
+)
+"""Modules among these whose classes unpickle the data that they read, or run commands, with file names in them."""
 
 MODULES_OF_FUNCTIONS = ("crossnorm_ns", "method_configs", "nerfstudio.data")
 """Modules (and those below them) whose functions a configuration may name: collate functions of data managers."""
@@ -111,14 +115,18 @@ def _find(name: str, node: yaml.Node) -> Any:
             f"refused to load {name!r}: it is none of the classes that runs of nerfstudio and crossnorm-ns consist of. "
             "If the file is a run of another plug-in, render it with ns-render and evaluate the pictures (--renders).",
         )
-    if _is_below(module_name, REFUSED_MODULES):
-        raise _refuse(node, f"refused to load {name!r}: its data may hold code, which it runs.")
     try:
         found = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
         raise _refuse(
             node, f"{name!r} cannot be found ({error}): evaluate with the versions that trained the run."
         ) from error
+    if any(_is_below(module, REFUSED_MODULES) for module in (module_name, getattr(found, "__module__", None) or "")):
+        raise _refuse(
+            node,
+            f"refused to load {name!r}: it may run what its data say. If you trust them, render the run with ns-render "
+            "and evaluate the pictures (--renders).",
+        )
     is_class = inspect.isclass(found) and _is_below(found.__module__, ALLOWED_MODULES)
     is_function = isinstance(found, types.FunctionType) and _is_below(found.__module__, MODULES_OF_FUNCTIONS)
     if not (is_class or is_function):

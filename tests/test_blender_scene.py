@@ -117,6 +117,20 @@ def test_pictures_outside_of_the_scene_are_read_only_where_that_is_allowed(scene
     assert read_split(scene, "train", allow_outside=True).image_paths[0].resolve() == scene.parent / "r_0.png"
 
 
+def test_json_outside_of_the_scene_is_read_only_where_that_is_allowed(scene: Path) -> None:
+    path = scene / "transforms_train.json"
+    path.rename(scene.parent / "elsewhere.json")
+    path.symlink_to(scene.parent / "elsewhere.json")
+    for read in (lambda: read_split(scene, "train"), lambda: check_scene(scene, ["train"])):
+        with pytest.raises(DataError, match=r"transforms_train\.json lies outside .*--allow-outside"):
+            read()
+    check_scene(scene, ["train"], allow_outside=True)
+    (scene / "inside.json").write_text(path.read_text())
+    path.unlink()
+    path.symlink_to("inside.json")
+    check_scene(scene, ["train"])
+
+
 def test_detours_within_the_scene_are_no_matter(scene: Path) -> None:
     path = scene / "transforms_train.json"
     path.write_text(path.read_text().replace("./train/r_0", "./train/../train/r_0"))

@@ -2,6 +2,8 @@
 
 import importlib
 import inspect
+import io
+import json
 import os
 import pickle
 import pkgutil
@@ -16,9 +18,11 @@ import nerfstudio
 import numpy as np
 import pytest
 import torch
+import yaml
 from chamfer_files import write_reference
 from dtu_scans import write_scan
 from eval_files import write_scene
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from PIL import Image
 
 import eval.blender
@@ -177,9 +181,13 @@ def test_arrays_of_objects_are_not_unpickled(tmp_path: Path) -> None:
     assert not witness.exists()
 
 
-def test_every_class_of_nerfstudio_that_unpickles_is_refused(tmp_path: Path) -> None:
+def test_every_class_of_nerfstudio_that_unpickles_or_runs_commands_is_refused(tmp_path: Path) -> None:
     """Found by the text of its modules; `torch.load` alone is in the trainer, which no command sets up."""
-    unpickling = re.compile(r"allow_pickle\s*=\s*True|pickle\.loads?\(|joblib|dill\.|yaml\.load\(|torch\.load\(")
+    unpickling = re.compile(
+        r"allow_pickle\s*=\s*True|pickle\.loads?\(|joblib|dill\.|yaml\.load\(|torch\.load\(|"
+        r"run_command|subprocess|os\.system|popen|shell\s*=\s*True|os\.(?:exec|spawn)",
+        re.IGNORECASE,
+    )
     found = set()
     for module in pkgutil.walk_packages(nerfstudio.__path__, "nerfstudio."):
         if any(f"{module.name}.".startswith(f"{name}.") for name in ALLOWED_MODULES) and not module.ispkg:
@@ -192,6 +200,40 @@ def test_every_class_of_nerfstudio_that_unpickles_is_refused(tmp_path: Path) -> 
             (tmp_path / "config.yml").write_text(f"!!python/object:{name}.{config_class} {{}}")
             with pytest.raises(EvaluationError, match="refused to load"):
                 read_config(tmp_path / "config.yml")
+
+
+@pytest.mark.parametrize("tag", ["object", "name"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "dataparser_configs.ColmapDataParserConfig",
+        "dataparser_configs.MinimalDataParserConfig",
+        "method_configs.ExternalMethodDummyTrainerConfig",
+    ],
+)
+def test_refused_classes_are_refused_under_other_names_too(tag: str, place: str, tmp_path: Path) -> None:
+    module, name = f"nerfstudio.configs.{place}".rsplit(".", 1)
+    assert getattr(importlib.import_module(module), name).__module__ in REFUSED_MODULES
+    (tmp_path / "config.yml").write_text(f"!!python/{tag}:{module}.{name} {'{}' if tag == 'object' else ''}")
+    with pytest.raises(EvaluationError, match="refused to load"):
+        read_config(tmp_path / "config.yml")
+
+
+def test_no_command_waits_for_an_answer(run: Path, monkeypatch, capsys) -> None:
+    """nerfstudio's own dataparser asks whether it may convert a point cloud that it finds."""
+    config = read_config(run)
+    config.pipeline.datamanager.dataparser = NerfstudioDataParserConfig(load_3D_points=True, train_split_fraction=0.5)
+    run.write_text(yaml.dump(config))
+    matrices = [[[1, 0, 0, index], [0, 1, 0, 0], [0, 0, 1, 4], [0, 0, 0, 1]] for index in range(4)]
+    frames = [{"file_path": f"image/{i:06}.png", "transform_matrix": matrix} for i, matrix in enumerate(matrices)]
+    camera = {"fl_x": 20, "fl_y": 20, "cx": 8, "cy": 8, "w": 16, "h": 16}
+    Path("scene/transforms.json").write_text(json.dumps({**camera, "frames": frames}))
+    Path("scene/colmap/sparse/0").mkdir(parents=True)
+    answers = io.StringIO("n\n" * 10)
+    monkeypatch.setattr(sys, "stdin", answers)
+    command, arguments = COMMANDS["extract_mesh"]
+    assert "its model cannot be built (EOF" in refusal(command, arguments(run), monkeypatch, capsys)
+    assert answers.tell() == 0 and sys.stdin is answers
 
 
 @pytest.mark.parametrize("config", METHODS, ids=lambda config: config.method_name)

@@ -65,7 +65,7 @@ def read_split(scene: Path, split: str, downscale_factor: int = 1, allow_outside
         DataError: a folder, json file, key or picture is missing or has no usable value.
     """
     path = transforms_path(scene, split)
-    contents = _read_json(scene, path)
+    contents = _read_json(scene, path, allow_outside)
     angle = _camera_angle_x(path, contents.get("camera_angle_x"))
     frames = contents.get("frames")
     if not isinstance(frames, list) or not frames:
@@ -136,7 +136,7 @@ def composite_on_white(rgba: Float[np.ndarray, "*batch 4"]) -> Float[np.ndarray,
     return rgba[..., :3] * alpha + (1 - alpha)
 
 
-def _read_json(scene: Path, path: Path) -> dict[str, Any]:
+def _read_json(scene: Path, path: Path, allow_outside: bool) -> dict[str, Any]:
     if not scene.is_dir():
         raise DataError(
             f"No scene folder at {scene.absolute()}. Give the folder of one nerf_synthetic scene, or write an example "
@@ -146,6 +146,7 @@ def _read_json(scene: Path, path: Path) -> dict[str, Any]:
         scenes = sorted(found.parent.name for found in scene.glob("*/transforms_*.json"))
         inside = f" Its sub-folder {scenes[0]!r} has such files: give {scene / scenes[0]}." if scenes else ""
         raise DataError(f"No file {path}: {scene} is not a scene in Blender format, or is incomplete.{inside}")
+    check_inside(scene, path, str(path), allow_outside)
     try:
         contents = read_json(path)
     except FileError as error:
