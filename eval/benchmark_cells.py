@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import re
@@ -251,13 +252,25 @@ def failure_reason(log: str, status: int) -> str:
     """Why a process failed, in a line: from the last traceback, or the last lines, of what it printed."""
     if status < 0:
         return f"killed by signal {-status}" + (", most likely because memory ran out" if status == -9 else "")
-    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", log).splitlines() if line.strip(" │╭╰─╮╯")]
+    log = re.sub(r"\x1b\[[0-9;]*m", "", log)
+    if option := _wrong_option(log):
+        return option
+    lines = [line.strip() for line in log.splitlines() if line.strip(" │╭╰─╮╯")]
     begin = max((place for place, line in enumerate(lines) if line.startswith("Traceback")), default=len(lines) - 5)
     end = lines[max(begin, 0) :]
     last = next((line.strip("│ ") for line in reversed(end) if re.match(r"[\w.]*(Error|Exception)\b|error:", line)), "")
     last = last or (end[-1].strip("│ ") if end else f"exit status {status}")
     need = next((what for pattern, what in _NEEDS if re.search(pattern, "\n".join(end), re.IGNORECASE)), None)
     return last if need is None else f"{need}: {last}"
+
+
+def _wrong_option(log: str) -> str:
+    """What tyro's box at the end of a log says of an option: its first paragraph; empty where there is no such box."""
+    lines = [line.strip(" │") for line in log.rstrip(" \n╰─╯").splitlines()]
+    rules = [place for place, line in enumerate(lines) if re.search("[-─]{8}", line)]
+    if len(rules) < 2 or not any(line.startswith("For full helptext") for line in lines[rules[-1] :]):
+        return ""
+    return " ".join(itertools.takewhile(bool, lines[rules[0] + 1 : rules[1]]))
 
 
 @contextmanager

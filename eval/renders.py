@@ -26,7 +26,11 @@ _OTHER_KIND = re.compile(
     r"(?<![a-z])(depths?|disp|disparity|distance|normals?|acc|accumulation|alpha|opacity|masks?|gt|truth|errors?|diff)(?![a-z])",
     re.IGNORECASE,
 )
-_OTHER_FOLDER = re.compile(r"gt-.+|(.+_)?depth(_.+)?|accumulation(_.+)?|(.+_)?normals(_.+)?|rgb_coarse")
+_OTHER_FOLDER = re.compile(
+    r"(gt|truth|accumulation|acc|disp|disparity)([-_].+)?|(.+_)?(depths?|normals?)(_.+)?|alpha|opacity|masks?|errors?|diff"
+    r"|rgb_coarse|renderonly_path_.+",
+    re.IGNORECASE,
+)
 _DIGITS_AT_END = re.compile(r"([0-9]+)([^0-9]*)$")
 
 
@@ -171,7 +175,9 @@ def _pictures_in(folder: Path) -> list[Path]:
 def _check_colours(folder: Path, files: Sequence[Path], names: Sequence[str]) -> None:
     """Refuses what systems write beside colours: depth, normals, opacity, errors, true images."""
     if _OTHER_FOLDER.fullmatch(folder.name):
-        raise EvaluationError(f"{folder} holds no rendered colours by its name: give the folder of the colours (rgb).")
+        raise EvaluationError(
+            f"{folder} holds no rendered colours of test frames by its name: give the folder of the colours (rgb)."
+        )
     others = [file.name for file in files if _OTHER_KIND.search(file.stem) and file.stem not in names]
     if others:
         raise EvaluationError(

@@ -11,6 +11,9 @@ from eval.protocols import PROTOCOLS, Protocol, ProtocolName, Scores
 from eval.results import Evaluation, ImageResult
 from eval.views import View, Views
 
+SAME = 1 / 255 + 1e-6
+"""Largest difference that 8 bits, rounded or cut off, explain between a true image and a copy of it."""
+
 
 def evaluate(
     views: Views,
@@ -25,9 +28,11 @@ def evaluate(
         on_view: Called with each view and its scores.
 
     Raises:
-        EvaluationError: a render is not finite or of another size than the truth, or too small for SSIM.
+        EvaluationError: a render is not finite or of another size than the truth, or too small for SSIM; or all are
+            the true images themselves.
     """
     subject = views.subject
+    all_true = True
     images: list[ImageResult] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     errors = Console(stderr=True)
@@ -37,10 +42,15 @@ def evaluate(
         for view in views.frames:
             scores = _score(view, PROTOCOLS[protocol])
             images.append(ImageResult(view.name, *scores))
+            all_true = all_true and bool(np.abs(view.render - view.truth).max() <= SAME)
             mean = sum(image.psnr for image in images) / len(images)
             progress.update(task, advance=1, mean=f"PSNR {mean:.2f} dB")
             if on_view is not None:
                 on_view(view, scores)
+    if all_true:
+        raise EvaluationError(
+            f"Every render equals its true image in {subject.scene}: these are the true images, give the renders."
+        )
     return Evaluation(PROTOCOLS[protocol], subject, tuple(images))
 
 

@@ -374,6 +374,35 @@ def test_a_reason_is_read_from_the_end_of_the_log(log: str, status: int, reason:
     assert failure_reason(log, status) == reason
 
 
+_WRONG_OPTIONS = """
+import dataclasses, tyro
+@dataclasses.dataclass
+class Options:
+    max_num_iterations: int = 1
+print("Warning: a line before")
+tyro.cli(Options)
+"""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--max-num-iteration", "2"], "Unrecognized options: --max-num-iteration, 2"),
+        (
+            ["--max-num-iterations", "a word that is no number and too long for one line of the box"],
+            "Error parsing --max-num-iterations: invalid literal for int() with base 10: 'a word that is no number and "
+            "too long for one line of the box'",
+        ),
+    ],
+)
+def test_the_reason_of_a_wrong_option_is_what_tyro_says_of_it(encoding: str, words: list[str], reason: str) -> None:
+    command = [sys.executable, "-c", _WRONG_OPTIONS, *words]
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "COLUMNS": "80"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, check=False)
+    assert failure_reason(done.stdout.decode(), done.returncode) == reason
+
+
 @pytest.mark.slow
 def test_a_real_cell_trains_and_is_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     make_scene.blender(tmp_path / "data" / "tiny", resolution=16, train=3, val=1, test=2, supersampling=1)

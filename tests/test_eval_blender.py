@@ -154,7 +154,8 @@ def test_renders_of_16_bits_keep_them(tmp_path: Path) -> None:
 
 
 def test_equal_render_has_null_psnr_in_valid_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scene: Path) -> None:
-    renders = write_renders(tmp_path / "renders", offset=0)
+    renders = write_renders(tmp_path / "renders")
+    write_renders(renders, count=1, offset=0)
     command(monkeypatch, "--renders", renders, "--data", scene, "--output", tmp_path / "out.json")
 
     def refuse(constant: str) -> None:

@@ -178,8 +178,37 @@ def test_renders_are_refused_where_a_doubt_is_left(tmp_path: Path, scene: Path, 
 @pytest.mark.parametrize("name", ["gt-rgb", "depth_fine", "accumulation_fine", "rgb_coarse"])
 def test_folders_of_ns_render_without_final_colours_are_refused(tmp_path: Path, scene: Path, name: str) -> None:
     folder = ns_render(tmp_path / "renders") / "test" / name
-    with pytest.raises(EvaluationError, match="no rendered colours by its name"):
+    with pytest.raises(EvaluationError, match="no rendered colours of test frames by its name"):
         views_of_renders(folder, scene)
+
+
+@pytest.mark.parametrize(
+    "name", ["gt", "GT", "gt_rgb", "depths", "normal", "normals", "disp", "acc", "masks", "renderonly_path_199999"]
+)
+def test_folders_of_true_images_depth_and_other_paths_are_refused(tmp_path: Path, scene: Path, name: str) -> None:
+    folder = write_renders(tmp_path / name, "{:03d}.png", 12)
+    with pytest.raises(EvaluationError, match="no rendered colours of test frames by its name"):
+        views_of_renders(folder, scene)
+
+
+@pytest.mark.parametrize("name", ["renderonly_test_199999", "ngp_normal2", "rgb", "accurate", "gta"])
+def test_folders_of_colours_are_not_refused_for_their_names(tmp_path: Path, scene: Path, name: str) -> None:
+    folder = write_renders(tmp_path / name, "{:03d}.png", 12)
+    assert evaluate(views_of_renders(folder, scene)).psnr == pytest.approx(EXPECTED_PSNR)
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+def test_true_images_are_not_scored_as_renders(tmp_path: Path, scene: Path, offset: int) -> None:
+    """A copy of 8 bits, as far off as rounding can make it."""
+    folder = write_renders(tmp_path / "renders", "{:03d}.png", 12, offset)
+    with pytest.raises(EvaluationError, match="Every render equals its true image"):
+        evaluate(views_of_renders(folder, scene))
+
+
+def test_one_render_that_equals_the_truth_is_scored(tmp_path: Path, scene: Path) -> None:
+    folder = write_renders(tmp_path / "renders", "{:03d}.png", 12)
+    write_renders(folder, "{:03d}.png", 1, offset=0)
+    assert evaluate(views_of_renders(folder, scene)).images[0].psnr == math.inf
 
 
 def test_two_folders_of_colours_are_refused(tmp_path: Path, scene: Path) -> None:
