@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from crossnorm_ns.limits import Count, GridSide, InputFolder, OutputFolder, between
+from crossnorm_ns.limits import Count, GridSide, InputFolder, OutputFolder, PictureSide, between
 from eval.command import run_command
 from eval.protocols import ProtocolName
 
@@ -24,10 +24,13 @@ if TYPE_CHECKING:
 Kind = Literal["blender", "dtu"]
 MARKERS = {"blender": "transforms_train.json", "dtu": "cameras_sphere.npz"}
 """The file that makes a folder a scene."""
-OWN_PARSERS = {"blender": ("BlenderCNDataParserConfig", "BlenderDataParserConfig"), "dtu": ("DTUCNDataParserConfig",)}
-"""Methods with one of these read such scenes as they are."""
-PARSERS = {"blender": "blender-data", "dtu": "dtu-cn"}
-"""For methods with another dataparser."""
+OUR_PARSERS = {
+    "blender": ("blender-cn", "BlenderCNDataParserConfig"),
+    "dtu": ("dtu-cn", "DTUCNDataParserConfig"),
+}
+"""Name and class of the dataparser whose methods average pictures to a smaller size."""
+PARSERS = {"blender": ("blender-data", "BlenderDataParserConfig"), "dtu": ("dtu-cn", "DTUCNDataParserConfig")}
+"""Name and class of the one for other methods, those of nerfstudio."""
 
 
 @dataclass
@@ -61,8 +64,11 @@ class Arguments:
     """dtu: DTU's evaluation files (Points, ObsMask). By default each scene's own folder, as make_scene writes it."""
     resolution: GridSide = 512
     """dtu: grid points along each axis for marching cubes."""
+    downscale_factor: PictureSide = 1
+    """How many times smaller than the scenes' pictures all methods train and are evaluated."""
     dataparser: str | None = None
-    """Subcommand of ns-train for methods that read other data. By default blender-data, or dtu-cn."""
+    """Dataparser of all methods. By default a method's own where it reads such scenes, else blender-data, or dtu-cn.
+    One with options stands at the end of what goes to ns-train: -- dtu-cn --eval-mode interval"""
     executor: Literal["local", "slurm"] = "local"
     """local: processes on this machine. slurm: jobs of a cluster, through submitit."""
     workers: Annotated[int, between(1, 1024)] = 1
@@ -144,6 +150,11 @@ def make_cells(arguments: Arguments, output: Path, training: tuple[str, ...]) ->
 
     if arguments.dataparser not in (None, *all_dataparsers):
         raise EvaluationError(f"--dataparser: nerfstudio knows no dataparser {arguments.dataparser}.")
+    given = next((word for word in training if word in all_dataparsers), None)
+    if given is not None and (arguments.dataparser is not None or arguments.downscale_factor != 1):
+        raise EvaluationError(
+            f"What stands after -- names the dataparser {given}: leave out --dataparser and --downscale-factor."
+        )
     scenes, methods = find_scenes(arguments), find_methods(arguments.methods)
     threads = max(1, (os.cpu_count() or 1) // arguments.workers) if arguments.executor == "local" else None
     device = () if arguments.executor == "slurm" or _has_gpu() or "--machine.device-type" in training else _ON_CPU
@@ -153,8 +164,8 @@ def make_cells(arguments: Arguments, output: Path, training: tuple[str, ...]) ->
             scene=scene,
             seed=seed,
             folder=output.resolve() / "cells" / scene.name / method / f"seed-{seed}",
-            training=(*device, *training),
-            dataparser=_dataparser(arguments, config),
+            training=(*device, *_smaller(arguments, config), *training),
+            dataparser="" if given else _dataparser(arguments, config),
             evaluation=_evaluation(arguments, scene),
             resumes=isinstance(config, CrossNormTrainerConfig),
             threads=threads,
@@ -210,10 +221,30 @@ def find_methods(names: str) -> dict[str, TrainerConfig]:
 
 
 def _dataparser(arguments: Arguments, config: TrainerConfig) -> str:
+    """Subcommand of ns-train and its options; empty leaves the method's own."""
+    if _averages(arguments, config) and arguments.downscale_factor != 1:
+        return f"{OUR_PARSERS[arguments.kind][0]} --downscale-factor {arguments.downscale_factor}"
+    if arguments.dataparser is not None:
+        return arguments.dataparser
+    name, kind = PARSERS[arguments.kind]
+    return "" if _own_parser(config) in (kind, OUR_PARSERS[arguments.kind][1]) else name
+
+
+def _smaller(arguments: Arguments, config: TrainerConfig) -> tuple[str, ...]:
+    """The option by which nerfstudio makes pictures smaller, for methods that our dataparsers do not do it for."""
+    if arguments.downscale_factor == 1 or _averages(arguments, config):
+        return ()
+    return ("--pipeline.datamanager.camera-res-scale-factor", str(1 / arguments.downscale_factor))
+
+
+def _averages(arguments: Arguments, config: TrainerConfig) -> bool:
+    name, kind = OUR_PARSERS[arguments.kind]
+    return _own_parser(config) == kind and arguments.dataparser in (None, name)
+
+
+def _own_parser(config: TrainerConfig) -> str:
     datamanager: Any = config.pipeline.datamanager
-    if type(getattr(datamanager, "dataparser", None)).__name__ in OWN_PARSERS[arguments.kind]:
-        return ""
-    return arguments.dataparser or PARSERS[arguments.kind]
+    return type(getattr(datamanager, "dataparser", None)).__name__
 
 
 _ON_CPU = ("--machine.device-type", "cpu")

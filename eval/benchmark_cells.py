@@ -129,7 +129,7 @@ class Cell:
         seed: of the training.
         folder: for all files.
         training: options of ns-train.
-        dataparser: subcommand of ns-train; empty takes the method's own.
+        dataparser: subcommand of ns-train and its options; empty takes the method's own.
         evaluation: module and options of the evaluation, without config and output.
         resumes: whether a training that was interrupted goes on from its checkpoint.
         threads: of each process; None leaves them open.
@@ -244,8 +244,8 @@ class Cell:
         names = ["--experiment-name", self.scene.name, "--timestamp", "cell", "--machine.seed", str(self.seed)]
         checkpoints = self._run_folder() / "nerfstudio_models"
         resume = ["--load-dir", str(checkpoints)] if self.resumes and any(checkpoints.glob("*.ckpt")) else []
-        parser = [self.dataparser] if self.dataparser else []
-        return [*TRAIN, self.method, "--vis", "tensorboard", *places, *names, *resume, *self.training, *parser]
+        options = [*resume, *self.training, *self.dataparser.split()]
+        return [*TRAIN, self.method, "--vis", "tensorboard", *places, *names, *options]
 
 
 def failure_reason(log: str, status: int) -> str:

@@ -14,6 +14,9 @@ from eval.renders import check_renders, load_render, match_renders, without_trut
 from eval.results import Subject
 from eval.runs import load_run, read_run_config
 
+MIN_SCALE = 1 / 1024
+"""Of a run's pictures."""
+
 
 class View(NamedTuple):
     """One test frame; both images are float32 colours on white."""
@@ -92,7 +95,7 @@ def views_of_run(
     """
     datamanager: Any = read_run_config(config_path, data, allow_outside).pipeline.datamanager
     parser = datamanager.dataparser
-    scene, downscale_factor = Path(parser.data), int(getattr(parser, "downscale_factor", None) or 1)
+    scene, downscale_factor = Path(parser.data), _downscale_factor(datamanager)
     # before the run's own dataparser reads the pictures, wherever they are
     read_split(scene, "train", downscale_factor, allow_outside)
     split = read_split(scene, "test", downscale_factor, allow_outside)
@@ -124,6 +127,14 @@ def views_of_run(
             yield View(index, split.names[index], render, _truth(split, index, downscale_factor))
 
     return Views(subject, frames())
+
+
+def _downscale_factor(datamanager: Any) -> int:
+    """Of the dataparser, and of nerfstudio's datamanager, whose factor is 1/2 where that of ours is 2."""
+    scale = getattr(datamanager, "camera_res_scale_factor", 1.0)
+    if not MIN_SCALE <= scale <= 1:
+        raise EvaluationError(f"camera_res_scale_factor is {scale}, but must lie between {MIN_SCALE} and 1.")
+    return round(int(getattr(datamanager.dataparser, "downscale_factor", None) or 1) / scale)
 
 
 def _subject(scene: Path, split: BlenderSplit, every: int, source: dict[str, Any]) -> Subject:

@@ -333,6 +333,54 @@ def test_scans_are_evaluated_by_their_number_and_reference(sweep: Sweep) -> None
         benchmark.make_cells(arguments, sweep.output, ())
 
 
+def read_by_ns_train(cells: list[Any]) -> list[Any]:
+    """What ns-train's own reader of options makes of the cells' commands: datamanager's and dataparser's parts."""
+    import tyro
+    from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion
+
+    commands = [cell._training_command()[len(benchmark_cells.TRAIN) :] for cell in cells]
+    configs: list[Any] = [tyro.cli(AnnotatedBaseConfigUnion, args=command) for command in commands]
+    return [config.pipeline.datamanager for config in configs]
+
+
+@pytest.mark.parametrize(
+    ("kind", "methods", "parsers"),
+    [
+        (
+            "blender",
+            "mipnerf-cn,vanilla-nerf-cn,vanilla-nerf,nerfacto",
+            ["BlenderCN", "BlenderCN", "Blender", "Blender"],
+        ),
+        ("dtu", "neus-cn,nerfacto", ["DTUCN", "DTUCN"]),
+    ],
+)
+def test_smaller_pictures_reach_every_method_through_ns_trains_own_options(
+    sweep: Sweep, kind: Any, methods: str, parsers: list[str]
+) -> None:
+    scene = "scan1"
+    (sweep.data / scene).mkdir()
+    (sweep.data / scene / benchmark.MARKERS[kind]).touch()
+    arguments = benchmark.Arguments(kind, sweep.data, methods, scene, downscale_factor=2)
+    managers = read_by_ns_train(benchmark.make_cells(arguments, sweep.output, ("--max-num-iterations", "7")))
+    assert [type(manager.dataparser).__name__.removesuffix("DataParserConfig") for manager in managers] == parsers
+    for method, manager in zip(methods.split(","), managers, strict=True):
+        ours = "-cn" in method
+        assert getattr(manager.dataparser, "downscale_factor", 1) == (2 if ours else 1)
+        assert manager.camera_res_scale_factor == (1 if ours else 0.5)
+
+
+def test_a_dataparser_that_is_named_is_that_of_all_methods(sweep: Sweep) -> None:
+    arguments = benchmark.Arguments("blender", sweep.data, "mipnerf-cn,nerfacto", "one")
+    training = ("blender-cn", "--downscale-factor", "4")
+    for manager in read_by_ns_train(benchmark.make_cells(arguments, sweep.output, training)):
+        assert manager.dataparser.downscale_factor == 4
+    arguments.dataparser = "nerfstudio-data"
+    for manager in read_by_ns_train(benchmark.make_cells(arguments, sweep.output, ())):
+        assert type(manager.dataparser).__name__ == "NerfstudioDataParserConfig"
+    with pytest.raises(ValueError, match="names the dataparser blender-cn: leave out --dataparser"):
+        benchmark.make_cells(arguments, sweep.output, training)
+
+
 @pytest.mark.parametrize(
     ("log", "status", "reason"),
     [

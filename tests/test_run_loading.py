@@ -216,6 +216,28 @@ def test_views_of_a_run_pair_each_render_with_its_own_truth(trained) -> None:
         np.testing.assert_allclose(view.truth, picture(view.index)[..., :3] / 255, atol=1e-6)
 
 
+def test_run_on_pictures_that_nerfstudio_made_smaller_is_evaluated_at_their_size(tmp_path: Path) -> None:
+    config = nerf_config(write_scene(tmp_path / "scene"), tmp_path / "out")
+    config.pipeline.datamanager.camera_res_scale_factor = 0.5
+    config.save_config()
+    save_checkpoint(config, step=3, seed=1)
+    views = views_of_run(config.get_base_dir() / "config.yml", device="cpu")
+    frames = list(views.frames)
+    assert (views.subject.width, views.subject.height) == (SIZE // 2, SIZE // 2)
+    averaged = picture(2)[..., :3].reshape(SIZE // 2, 2, SIZE // 2, 2, 3).mean((1, 3)) / 255
+    np.testing.assert_allclose(frames[2].truth, averaged, atol=1e-6)
+    assert frames[2].render.shape == frames[2].truth.shape
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), 2.0])
+def test_run_with_a_size_of_pictures_that_is_none_is_refused(tmp_path: Path, scale: float) -> None:
+    config = nerf_config(write_scene(tmp_path / "scene"), tmp_path / "out")
+    config.pipeline.datamanager.camera_res_scale_factor = scale
+    config.save_config()
+    with pytest.raises(EvaluationError, match="camera_res_scale_factor is"):
+        views_of_run(config.get_base_dir() / "config.yml", device="cpu")
+
+
 def test_scene_that_is_not_the_one_of_the_run_is_refused(trained, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises((ValueError, OSError), match="empty"):
