@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,25 @@ def numbers_of_step(
             yield f"the gradient of {name}", parameter.grad
         yield f"the parameter {name}", parameter
     yield from ((f"the statistic {name}", buffer) for name, buffer in model.named_buffers())
+
+
+def tensors_in(content: Any) -> Iterator[tuple[str, Tensor]]:
+    """All tensors in nested dictionaries and lists, such as a checkpoint, with the keys that lead to them.
+
+    Takes each of these once, so that the time is bounded by the size of a file, whatever it says.
+    """
+    seen: set[int] = set()
+    rest = [("", content)]
+    while rest:
+        name, value = rest.pop()
+        if isinstance(value, Tensor):
+            yield name, value
+        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            entries = list(value.items() if isinstance(value, Mapping) else enumerate(value))
+            keys = [key if isinstance(key, str | int) else type(key).__name__ for key, _ in entries]
+            named = [f"{name}.{key}" if name else f"{key}" for key in keys]
+            rest += reversed([(name, entry) for name, (_, entry) in zip(named, entries, strict=True)])
 
 
 def first_non_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:

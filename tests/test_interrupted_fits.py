@@ -1,8 +1,10 @@
 """Fits that are asked to stop, and fits whose numbers go bad."""
 
+import functools
 import json
 import math
 import os
+import re
 import signal
 import types
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from crossnorm_ns.finite import first_non_finite
 from crossnorm_ns.interruption import InterruptedTraining, raised_signals
 from crossnorm_ns.representation import cells, fit, progress, runs
 from crossnorm_ns.representation.command import main
+from crossnorm_ns.representation.errors import RepresentationError
 from crossnorm_ns.representation.options import FitOptions
 from crossnorm_ns.representation.run_folder import RunFolder, load_network, load_tensors
 from crossnorm_ns.representation.tasks import ImageTask, ShapeTask
@@ -163,6 +166,45 @@ def test_a_checkpoint_that_is_due_in_the_bad_step_is_not_written(image, tmp_path
     monkeypatch.setattr(fit, "Training", lambda *given: trainings.append(Training(*given)) or trainings[-1])
     fitted(image, tmp_path / "run", lambda step: step == 13 and plant_in_gradient(trainings[0]))
     assert load_tensors(tmp_path / "run" / "checkpoint.pt")["state"]["step"] == 7
+
+
+@pytest.mark.parametrize("at", [14, STEPS])
+def test_a_bad_state_of_the_optimiser_ends_a_fit_before_it_is_saved(image, tmp_path, monkeypatch, at):
+    """It is not among the numbers that each step looks at."""
+    trainings = []
+    monkeypatch.setattr(fit, "Training", lambda *given: trainings.append(Training(*given)) or trainings[-1])
+    step = Training.step
+
+    def plant(training):
+        step(training)
+        if training.state.step == at:
+            next(iter(training.optimizer.state.values()))["exp_avg_sq"][0] = math.inf
+
+    monkeypatch.setattr(Training, "step", plant)
+    run = fitted(image, tmp_path / "run")
+    good = tmp_path / "run" / "checkpoint.pt"
+    culprit = "optimizer.state.0.exp_avg_sq of the checkpoint to save is not finite"
+    assert run.trouble == f"step {at}: {culprit}; the last good checkpoint is {good}"
+    assert run.ending == "diverged" and load_tensors(good)["state"]["step"] == at - at % 7 - (7 if at == 14 else 0)
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        (("network",), "network."),
+        (("state", "best_weights"), "best."),
+        (("optimizer", "state", 0), "optimizer.state.0.exp_avg"),
+    ],
+)
+def test_a_fit_does_not_go_on_from_numbers_that_are_not_finite(image, tmp_path, place, said):
+    fitted(image, tmp_path / "run", steps=14)
+    path = tmp_path / "run" / "checkpoint.pt"
+    content = load_tensors(path)
+    numbers = functools.reduce(lambda part, key: part[key], place, content)
+    next(value for value in numbers.values() if value.dim() == 2)[0, 0] = math.nan
+    torch.save(content, path)
+    with pytest.raises(RepresentationError, match=rf"checkpoint.pt holds no .*\({re.escape(said)}.* is not finite"):
+        fitted(image, tmp_path / "run", steps=14, resume=True)
 
 
 def test_an_absurd_learning_rate_ends_a_fit_and_so_it_does_when_it_is_resumed(image, tmp_path):

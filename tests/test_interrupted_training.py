@@ -14,7 +14,7 @@ from test_trainer import make_config
 from trainings import checkpoint_of, make_trainer, run_folder, train
 
 from crossnorm_ns.engine.trainer import CrossNormTrainer
-from crossnorm_ns.finite import first_non_finite
+from crossnorm_ns.finite import NonFiniteError, first_non_finite, tensors_in
 from crossnorm_ns.interruption import noted_signals
 
 pytestmark = pytest.mark.usefixtures("own_writers", "usual_signals")
@@ -149,3 +149,52 @@ def test_numbers_that_are_not_finite_end_a_training_and_leave_the_last_good_chec
     assert f"the last good checkpoint is {good}" in error
     assert os.listdir(good.parent) == [good.name]
     assert first_non_finite(checkpoint_of(run_folder(config))["pipeline"].items()) is None
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_checkpoint_that_calibration_has_spoilt_is_not_written(
+    tiny_scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], interrupted: bool
+) -> None:
+    """A camera goes bad behind a step whose numbers are all good: calibration alone sees it, in other rays."""
+    config = make_config(tiny_scene, tmp_path, max_num_iterations=20, steps_per_save=3)
+    trainer = make_trainer(config)
+    train_iteration, good = trainer.train_iteration, run_folder(config) / "nerfstudio_models" / "step-000000003.ckpt"
+
+    def planted(step: int) -> Any:
+        if step == 6 and interrupted:
+            trainer._signals.append(signal.SIGTERM)
+        try:
+            return train_iteration(step)
+        finally:
+            if step == 6:
+                plant_in_camera(trainer)
+
+    trainer.train_iteration = planted
+    with pytest.raises(SystemExit) as end:
+        trainer.train()
+    assert end.value.code == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: step 6: pipeline._model.field.trunk."), error
+    assert f".mean of the checkpoint to save is not finite, training stops; the last good checkpoint is {good}" in error
+    assert os.listdir(good.parent) == [good.name]
+    assert first_non_finite(checkpoint_of(run_folder(config))["pipeline"].items()) is None
+
+
+def test_a_bad_state_of_an_optimizer_is_not_saved(tiny_scene: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(make_config(tiny_scene, tmp_path, max_num_iterations=2))
+    trainer.train()
+    state = trainer.optimizers.optimizers["fields"].state
+    next(iter(state.values()))["exp_avg_sq"][0] = math.inf
+    with pytest.raises(NonFiniteError, match=r"step 7: optimizers\.fields\.state\.0\.exp_avg_sq of the checkpoint"):
+        trainer.save_checkpoint(7)
+    assert os.listdir(trainer.checkpoint_dir) == ["step-000000001.ckpt"]
+
+
+def test_tensors_are_found_in_whatever_holds_them() -> None:
+    ones, entangled, deep = torch.ones(1), [], {}
+    for _ in range(60):
+        entangled, deep = [entangled, entangled], {"a": deep}
+    for _ in range(10_000):
+        deep = [deep]
+    content = {"a": {"b": ones, 3: [1, (ones,)]}, ("key",): ones, "c": entangled, "d": deep, "e": None}
+    assert [name for name, _ in tensors_in(content)] == ["a.b", "a.3.1.0", "tuple"]

@@ -1,5 +1,6 @@
 """Training that can be stopped, killed and resumed at any moment without a trace in its result."""
 
+import math
 import os
 import random
 import signal
@@ -118,6 +119,47 @@ def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(
     assert end.value.code == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert said in line and str(path) in line
+
+
+def with_a_weight_of_nan(content: dict[str, Any]) -> str:
+    content["pipeline"][matrix_of(content)][0, 0] = math.nan
+    return f"pipeline.{matrix_of(content)} is not finite"
+
+
+def with_a_moment_of_inf(content: dict[str, Any]) -> str:
+    content["optimizers"]["fields"]["state"][0]["exp_avg"][0] = math.inf
+    return "optimizers.fields.state.0.exp_avg is not finite"
+
+
+def with_a_moment_of_10_to_the_12(content: dict[str, Any]) -> str:
+    content["optimizers"]["fields"]["state"][0]["exp_avg"] = torch.full((1,), math.nan).expand(10**6, 10**6)
+    return "optimizers.fields.state.0.exp_avg is not finite"
+
+
+def with_a_sparse_moment(content: dict[str, Any]) -> str:
+    content["optimizers"]["fields"]["state"][0]["exp_avg"] = torch.eye(3).to_sparse()
+    return "holds tensors of a kind that no training saves"
+
+
+@pytest.mark.parametrize(
+    "damage", [with_a_weight_of_nan, with_a_moment_of_inf, with_a_moment_of_10_to_the_12, with_a_sparse_moment]
+)
+@pytest.mark.parametrize("option", ["load_dir", "load_checkpoint"])
+def test_training_does_not_go_on_from_numbers_that_are_not_finite(
+    damage: Callable[[dict[str, Any]], str], option: str, trainer: CrossNormTrainer, tiny_scene, tmp_path, capsys
+):
+    path = trainer.checkpoint_dir / "step-000000001.ckpt"
+    content = load(path)
+    said = damage(content)
+    torch.save(content, path)
+    capsys.readouterr()
+    place = path if option == "load_checkpoint" else path.parent
+    with pytest.raises(SystemExit) as end:
+        train(make_config(tiny_scene, tmp_path / "second", max_num_iterations=4, **{option: place}))
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and said in line and str(path) in line
+    assert not (tmp_path / "second").exists()
 
 
 def test_finished_training_says_that_nothing_is_left(tiny_scene: Path, tmp_path: Path, capsys):

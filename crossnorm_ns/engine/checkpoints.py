@@ -10,7 +10,8 @@ import torch
 
 from crossnorm_ns.data.errors import DataError
 from crossnorm_ns.files import atomic_file
-from crossnorm_ns.reading import FileError, read_tensors
+from crossnorm_ns.finite import first_non_finite, tensors_in
+from crossnorm_ns.reading import FileError, first_line, read_tensors
 
 
 def save_atomically(content: dict[str, Any], path: Path) -> None:
@@ -62,6 +63,30 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if type(step) is not int or step < 0 or not _are_weights(weights):
         raise DataError(f"{path} is no checkpoint of a nerfstudio run: its step or its weights are of another kind.")
     return content
+
+
+def read_good_checkpoint(path: Path) -> dict[str, Any]:
+    """One that a training can go on from, see `read_checkpoint`.
+
+    Raises:
+        DataError: also where a number in it is not finite.
+    """
+    content = read_checkpoint(path)
+    try:
+        culprit = first_non_finite((name, _stored(tensor)) for name, tensor in tensors_in(content))
+    except RuntimeError as error:  # sparse ones, for instance
+        raise DataError(f"{path} holds tensors of a kind that no training saves ({first_line(error)}).") from error
+    if culprit is not None:
+        raise DataError(f"{path}: {culprit} is not finite: go on from an earlier checkpoint.")
+    return content
+
+
+def _stored(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor, or the numbers that are there of one that tells of more (stretched along an axis)."""
+    storage = tensor.untyped_storage()
+    if tensor.numel() * tensor.element_size() <= storage.nbytes():
+        return tensor
+    return tensor.new_empty(0).set_(storage)  # pyright: ignore[reportArgumentType]
 
 
 def missing_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> list[str]:

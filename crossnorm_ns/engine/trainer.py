@@ -24,7 +24,7 @@ from crossnorm_ns.engine.checkpoints import (
     latest_checkpoint,
     missing_weights,
     prune_others,
-    read_checkpoint,
+    read_good_checkpoint,
     save_atomically,
 )
 from crossnorm_ns.engine.processes import (
@@ -36,7 +36,7 @@ from crossnorm_ns.engine.processes import (
     wait_for_all,
 )
 from crossnorm_ns.engine.random_state import capture_random_state, preserved_random_state, restore_random_state
-from crossnorm_ns.finite import NonFiniteError, first_non_finite, numbers_of_step
+from crossnorm_ns.finite import NonFiniteError, first_non_finite, numbers_of_step, tensors_in
 from crossnorm_ns.interruption import InterruptedTraining, noted_signals
 from crossnorm_ns.limits import POSITIVE, Fault, LimitError, between, check_options
 from crossnorm_ns.memory import keep_freed_memory
@@ -86,7 +86,7 @@ class CrossNormTrainerConfig(TrainerConfig):
                     parser.data = datamanager.data
                 parser.check_data()
             if (checkpoint := self.checkpoint_to_load()) is not None:
-                read_checkpoint(checkpoint)
+                read_good_checkpoint(checkpoint)
         super().save_config()
 
     def checkpoint_to_load(self) -> Path | None:
@@ -122,6 +122,7 @@ class CrossNormTrainer(Trainer):
                 torch.cuda.set_device(local_rank)
         keep_freed_memory()
         self._random_states: list[dict[str, Any]] = []
+        self._resumed_from: Path | None = None
         self._signals: list[int] = []
         super().__init__(config, local_rank, world_size)
 
@@ -144,6 +145,9 @@ class CrossNormTrainer(Trainer):
         try:
             with lost_processes_named():
                 self._train()
+        except NonFiniteError as error:
+            print_error(error)
+            sys.exit(1)
         except (LostProcessError, OSError) as error:
             print(
                 f"error: step {self.step}: {error}; the last checkpoint is {self._last_checkpoint or 'none'}: "
@@ -171,9 +175,6 @@ class CrossNormTrainer(Trainer):
             self.save_checkpoint(self.step)
             CONSOLE.print(f"{stop}, saved after step {self.step}: resume with --load-dir {self.checkpoint_dir}.")
             sys.exit(stop.status)
-        except NonFiniteError as error:
-            print_error(error)
-            sys.exit(1)
         finally:
             self.config.max_num_iterations = total
 
@@ -183,19 +184,22 @@ class CrossNormTrainer(Trainer):
         gradients = not self.grad_scaler.is_enabled()
         culprit = first_non_finite(numbers_of_step(self.pipeline.model, outputs[1], gradients))
         if culprit is not None:
-            raise NonFiniteError(
-                f"step {step}: {culprit} is not finite, training stops; "
-                f"the last good checkpoint is {self._last_checkpoint or 'none'}. "
-                "Is the learning rate too high, or a number of the data not finite?"
-            )
+            raise self._not_finite(step, culprit)
         if number := largest(max(self._signals, default=0), self.device):  # in all processes after the same step
             raise InterruptedTraining(number)
         return outputs
 
+    def _not_finite(self, step: int, what: str) -> NonFiniteError:
+        return NonFiniteError(
+            f"step {step}: {what} is not finite, training stops; "
+            f"the last good checkpoint is {self._last_checkpoint or 'none'}. "
+            "Is the learning rate too high, or a number of the data not finite?"
+        )
+
     @property
     def _last_checkpoint(self) -> Path | None:
         """What a training that stops here can go on from."""
-        return latest_checkpoint(self.checkpoint_dir) or self.config.load_checkpoint or self.config.load_dir
+        return latest_checkpoint(self.checkpoint_dir) or self._resumed_from
 
     def calibrate_norms(self) -> None:
         """Stores population statistics of the model's norms; draws training batches without any effect on training.
@@ -234,38 +238,39 @@ class CrossNormTrainer(Trainer):
         """Calibrates, then writes a checkpoint atomically; older ones go only after it is complete.
 
         Several processes call it together, and the first writes; all have the checkpoint when it returns.
+
+        Raises:
+            NonFiniteError: a number of it is not finite (calibration sees rays that training has not): it is not
+                written, and the older ones stay.
         """
         with self.train_lock:  # a viewer renders under it, in eval mode
             self.calibrate_norms()
-        random_states = gathered(capture_random_state())
-        if comms.is_main_process():
-            self._write_checkpoint(step, random_states)
-        wait_for_all()
-
-    def _write_checkpoint(self, step: int, random_states: list[dict[str, Any]]) -> None:
         pipeline = getattr(self.pipeline, "module", self.pipeline)
-        path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
-        save_atomically(
-            {
-                "step": step,
-                "pipeline": pipeline.state_dict(),
-                "optimizers": {name: part.state_dict() for name, part in self.optimizers.optimizers.items()},
-                "schedulers": {name: part.state_dict() for name, part in self.optimizers.schedulers.items()},
-                "scalers": self.grad_scaler.state_dict(),
-                "random_states": random_states,
-            },
-            path,
-        )
-        if self.config.save_only_latest_checkpoint:
-            prune_others(path)
+        content = {
+            "step": step,
+            "pipeline": pipeline.state_dict(),
+            "optimizers": {name: part.state_dict() for name, part in self.optimizers.optimizers.items()},
+            "schedulers": {name: part.state_dict() for name, part in self.optimizers.schedulers.items()},
+            "scalers": self.grad_scaler.state_dict(),
+        }
+        culprit = first_non_finite(tensors_in(content))
+        if culprit is not None:
+            raise self._not_finite(step, f"{culprit} of the checkpoint to save")
+        content["random_states"] = gathered(capture_random_state())
+        if comms.is_main_process():
+            path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
+            save_atomically(content, path)
+            if self.config.save_only_latest_checkpoint:
+                prune_others(path)
+        wait_for_all()
 
     def _load_checkpoint(self) -> None:
         path = self.config.checkpoint_to_load()
         if path is None:
             super()._load_checkpoint()
             return
-        checkpoint = read_checkpoint(path)  # nerfstudio's own reading is as safe as the environment says
-        self._random_states = checkpoint.get("random_states", [])
+        checkpoint = read_good_checkpoint(path)  # nerfstudio's own reading is as safe as the environment says
+        self._random_states, self._resumed_from = checkpoint.get("random_states", []), path
         with errors_in_one_line(DataError):
             try:
                 super()._load_checkpoint()

@@ -108,14 +108,15 @@ def fit(
     trouble = None
     with noted_signals() as signals:
         try:
-            ending = _train(training, history, files, progress, signals)
+            try:
+                ending = _train(training, history, files, progress, signals)
+            finally:
+                if files is not None and training.state.step > 0:
+                    _write_networks(training, files)
+            if files is not None:
+                training.save(files)
         except NonFiniteError as error:
             ending, trouble = "diverged", f"{error}; the last good checkpoint is {_checkpoint(files)}"
-        finally:
-            if files is not None and training.state.step > 0:
-                _write_networks(training, files)
-        if files is not None and trouble is None:
-            training.save(files)
     if signals:
         rest = "" if files is None else f": --resume goes on from {_checkpoint(files)}"
         raise InterruptedTraining(signals[0], f" after step {training.state.step}{rest}")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crossnorm_ns.finite import NonFiniteError, first_non_finite, numbers_of_step
+from crossnorm_ns.finite import NonFiniteError, first_non_finite, numbers_of_step, tensors_in
 from crossnorm_ns.networks import make_network
 from crossnorm_ns.networks.encoding import EncodedMLP
 from crossnorm_ns.reading import first_line
@@ -120,7 +120,11 @@ class Training:
         return self.state.best_weights or self.network.state_dict()
 
     def save(self, files: RunFolder) -> None:
-        """Writes the checkpoint."""
+        """Writes the checkpoint.
+
+        Raises:
+            NonFiniteError: a number of it is not finite; nothing is written.
+        """
         content = {
             "format": _FORMAT,
             "identity": self._identity(),
@@ -129,6 +133,8 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
         }
+        if (culprit := first_non_finite(tensors_in(content))) is not None:
+            raise NonFiniteError(f"step {self.state.step}: {culprit} of the checkpoint to save is not finite")
         save_tensors(content, files.checkpoint)
 
     def restore(self, files: RunFolder) -> None:
@@ -163,6 +169,9 @@ class Training:
             for name, moment in self.optimizer.state[parameter].items():
                 if moment.dim() and moment.shape != parameter.shape:
                     raise ValueError(f"{name} of the optimiser has another shape than its parameter")
+        weights = {"network": content["network"], "best": state.best_weights, "optimizer": self.optimizer.state_dict()}
+        if (culprit := first_non_finite(tensors_in(weights))) is not None:
+            raise ValueError(f"{culprit} is not finite")
         self.generator.set_state(content["generator"])
         self.state = state
 
