@@ -125,7 +125,7 @@ def extract_run_mesh(
         progress: Told the number of grid points done and of all, after each block.
 
     Returns:
-        The mesh; its `metadata["run"]` has method, step, seed and the size of the pictures trained on.
+        The mesh; its `metadata["run"]` has method, changed options, step, seed and the size of the pictures trained on.
 
     Raises:
         EvaluationError: the run cannot be loaded, has no signed distance, or no surface in the box.
@@ -178,6 +178,7 @@ def _facts(run: Run) -> dict[str, Any]:
     cameras = datamanager.train_dataset.cameras
     return {
         "method": run.config.method_name,
+        "options": run.options,
         "step": run.step,
         "seed": run.config.machine.seed,
         "image_size": [int(cameras.width[0]), int(cameras.height[0])],

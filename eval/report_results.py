@@ -28,7 +28,7 @@ class Figure:
 
     setting: Setting
     method: str
-    """With what else tells apart whose figures may be averaged over seeds: the steps of training."""
+    """With what else tells apart whose figures may be averaged over seeds: changed options and steps of training."""
     item: str
     seed: int | None
     values: Mapping[str, float]
@@ -149,6 +149,8 @@ def _method(source: dict[str, Any], place: str) -> str:
     name = source.get("method") or Path(source.get(place) or source["config"]).name
     if "config" in source and name in NOT_THE_PUBLISHED:
         name += " of nerfstudio"
+    if options := source.get("options"):
+        name += f" ({', '.join(f'{option} {value}' for option, value in sorted(options.items()))})"
     return f"{name}, {source['step'] + 1:,} steps" if "step" in source else name
 
 

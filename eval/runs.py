@@ -10,6 +10,7 @@ from crossnorm_ns.data.errors import DataError
 from crossnorm_ns.engine.checkpoints import missing_weights, read_checkpoint
 from eval.errors import EvaluationError, first_line
 from eval.run_config import read_config
+from eval.run_options import changed_options
 
 if TYPE_CHECKING:
     from nerfstudio.engine.trainer import TrainerConfig
@@ -26,6 +27,8 @@ class Run(NamedTuple):
     checkpoint_path: Path
     step: int
     """Training step of the checkpoint, counted from 0."""
+    options: dict[str, Any] | None
+    """In which its configuration differs from its method's, see `eval.run_options.changed_options`."""
 
 
 def load_run(
@@ -57,6 +60,7 @@ def load_run(
     checkpoint = read_checkpoint(checkpoint_path)
     device = _choose_device(device)
     try:
+        options = changed_options(config)  # before the pipeline changes some itself
         pipeline = config.pipeline.setup(device=device, test_mode="test" if load_images else "inference")
     except (EvaluationError, DataError):
         raise
@@ -73,7 +77,7 @@ def load_run(
     if missing:
         raise EvaluationError(f"{checkpoint_path} lacks {len(missing)} weights of the model, such as {missing[0]}.")
     pipeline.eval()
-    return Run(config, pipeline, checkpoint_path, checkpoint["step"])
+    return Run(config, pipeline, checkpoint_path, checkpoint["step"], options)
 
 
 def read_run_config(config_path: Path, data: Path | None = None, allow_outside: bool = False) -> "TrainerConfig":

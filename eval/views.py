@@ -113,6 +113,7 @@ def views_of_run(
     source = {
         "config": str(config_path.resolve()),
         "method": run.config.method_name,
+        "options": run.options,
         "checkpoint": str(run.checkpoint_path),
         "step": run.step,
         "seed": run.config.machine.seed,

@@ -226,6 +226,31 @@ def test_seeds_are_averaged_over_equal_steps_alone(command: Command) -> None:
     assert series(section, "measured", "mipnerf-cn, 100 steps")["lego"]["mean"] == 20.0
 
 
+def test_other_options_make_another_row_which_is_not_the_papers(command: Command) -> None:
+    """A result without the entry is of an older version."""
+    command.write(
+        blender_result("lego", 30.0),
+        blender_result("lego", 31.0, source={"seed": 1, "options": {}}),
+        blender_result("lego", 25.0, source={"options": {"model.norm": "none", "model.depth": 4}}),
+        blender_result("lego", 20.0, source={"options": {"model.norm": "bn"}}),
+    )
+    section = command.sections("blender")[0]
+    rows = {one["method"]: one["values"]["lego"]["mean"] for one in section["series"] if one["origin"] == "measured"}
+    assert rows == {
+        "mipnerf-cn, 1,000,000 steps": 30.5,
+        "mipnerf-cn (model.depth 4, model.norm none), 1,000,000 steps": 25.0,
+        "mipnerf-cn (model.norm bn), 1,000,000 steps": 20.0,
+    }
+    compared = {one["method"] for one in section["series"] if one["origin"] == "difference"}
+    assert compared == {"mipnerf-cn, 1,000,000 steps"}
+
+
+def test_surfaces_of_other_options_are_another_row(command: Command) -> None:
+    command.write(dtu_result(24, 1.0), dtu_result(24, 2.0, source={"options": {"model.norm": "none"}}))
+    rows = {one["method"] for one in command.sections("dtu")[0]["series"] if one["origin"] == "measured"}
+    assert rows == {"neus-cn, 300,000 steps", "neus-cn (model.norm none), 300,000 steps"}
+
+
 @pytest.mark.parametrize(
     ("source", "paper"),
     [

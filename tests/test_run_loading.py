@@ -1,9 +1,11 @@
 """Loading finished nerfstudio runs: from anywhere, with the right weights, and without running what files contain."""
 
+import copy
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,10 +20,12 @@ from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.models.vanilla_nerf import NeRFModel, VanillaModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 
+from crossnorm_ns.data.dtu_dataparser import DTUCNDataParserConfig
 from crossnorm_ns.data.errors import DataError
 from eval.errors import EvaluationError
 from eval.renders import save_render
 from eval.run_config import read_config
+from eval.run_options import changed_options
 from eval.runs import load_run
 from eval.scoring import evaluate
 from eval.views import views_of_renders, views_of_run
@@ -202,6 +206,7 @@ def test_evaluating_a_run_equals_evaluating_its_saved_renders(
     assert evaluation.psnr == pytest.approx(again.psnr, abs=0.05)
     result = evaluation.as_dict()
     assert result["source"]["method"] == "vanilla-nerf"
+    assert result["source"]["options"]["model.num-coarse-samples"] == 3
     assert result["source"]["step"] == 12
     assert result["source"]["seed"] == 42
     assert result["resolution"] == [SIZE, SIZE]
@@ -254,6 +259,44 @@ def test_configurations_of_all_methods_survive(name: str, tmp_path: Path) -> Non
     file = tmp_path / "config.yml"
     file.write_text(yaml.dump(all_methods[name]))
     assert read_config(file) == yaml.load(file.read_text(), Loader=yaml.Loader)
+
+
+def test_registered_methods_differ_in_no_option_from_themselves(tmp_path: Path) -> None:
+    """nerfstudio's nerfacto-big calls itself nerfacto."""
+    file = tmp_path / "config.yml"
+    for name in (name for name in TRAINABLE if all_methods[name].method_name == name):
+        file.write_text(yaml.dump(all_methods[name]))
+        assert changed_options(read_config(file)) == {}, name
+
+
+def test_options_that_were_changed_are_named_but_for_places_steps_and_seeds() -> None:
+    config = copy.deepcopy(all_methods["mipnerf-cn"])
+    config.max_num_iterations, config.machine.seed, config.data = 7, 3, Path("lego")
+    datamanager: Any = config.pipeline.datamanager
+    datamanager.data = datamanager.dataparser.data = Path("lego")
+    datamanager.dataparser.downscale_factor = 2
+    assert changed_options(config) == {}
+    config.pipeline.model.norm = "none"
+    (group,) = config.optimizers
+    config.optimizers[group]["optimizer"].lr = 0.25
+    datamanager.train_num_rays_per_batch = 77
+    assert changed_options(config) == {
+        "model.norm": "none",
+        f"optimizers.{group}.optimizer.lr": 0.25,
+        "datamanager.train-num-rays-per-batch": 77,
+    }
+
+
+def test_another_dataparser_is_no_change_but_its_options_are() -> None:
+    config = copy.deepcopy(all_methods["nerfacto"])
+    datamanager: Any = config.pipeline.datamanager
+    datamanager.dataparser = DTUCNDataParserConfig(data=Path("scan1"))
+    assert changed_options(config) == {}
+    datamanager.dataparser.eval_mode = "interval"
+    assert changed_options(config) == {"datamanager.dataparser.eval-mode": "interval"}
+    config.method_name = "a method that is gone"
+    assert changed_options(config) is None
+    assert changed_options(all_methods["nerfacto-huge"])["model.hidden-dim"] > 64
 
 
 MALICIOUS = {
