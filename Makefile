@@ -3,7 +3,7 @@
 # make test: runs all tests, in up to four processes.
 # make docs: builds the documentation site in docs/_build; warnings are errors.
 # make release-check: builds sdist and wheel in dist/ and tries the wheel in an environment of its own (8 GB for a while).
-# make test-faults: kills trainings 60 times, damages files, trains for long, stores the figures (docs/RELIABILITY.md).
+# make test-faults: kills trainings 60 times, damages files, trains in many processes and for long, stores the figures (docs/RELIABILITY.md).
 # make bench: measures the norms beside batch normalization and fails if one is worse than it must be.
 # All make the environment in .venv on first use and reuse it afterwards.
 
@@ -27,7 +27,8 @@ docs: $(READY)
 	$(BIN)/python -m sphinx -W --keep-going docs docs/_build
 
 test-faults: $(READY)
-	CROSSNORM_FAULTS=long $(BIN)/python -m pytest tests/faults tests/bad_input tests/test_wrong_options.py tests/test_wrong_configs.py
+	CROSSNORM_FAULTS=long $(BIN)/python -m pytest tests/faults tests/bad_input tests/test_wrong_options.py \
+	    tests/test_wrong_configs.py tests/test_distributed_models.py tests/test_launch.py
 	$(BIN)/python -m benchmarks.soak
 
 bench: $(READY)

@@ -151,6 +151,8 @@ class Strike:
     exit_code: int
     steps_done: int
     steps_saved: int
+    survived: bool = False
+    """A checkpoint was there, and the training that went on from it ended as the undisturbed one."""
 
     @property
     def steps_lost(self) -> int:
@@ -193,13 +195,13 @@ def table(strikes: Sequence[Strike]) -> str:
     for key in sorted({(one.subject, one.signal) for one in strikes}):
         some = [one for one in strikes if (one.subject, one.signal) == key]
         lost = [one.steps_lost for one in some]
-        cells = [*key, len(some), sum(one.while_saving for one in some), len(some)]
+        cells = [*key, len(some), sum(one.while_saving for one in some), sum(one.survived for one in some)]
         lines.append("| " + " | ".join(map(str, [*cells, f"{sum(lost) / len(lost):.1f}", max(lost)])) + " |")
     return "\n".join(lines) + "\n"
 
 
 def store(strikes: Sequence[Strike], folder: Path, seed: int) -> None:
-    """Writes faults.md and faults.json; only what has survived comes this far."""
+    """Writes faults.md and faults.json."""
     from crossnorm_ns.provenance import provenance
 
     folder.mkdir(parents=True, exist_ok=True)

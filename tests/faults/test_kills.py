@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from representation_files import write_image
 from states import differences
-from subjects import Strike, Subject, store, strike
+from subjects import Strike, Subject, store, strike, table
 
 from crossnorm_ns.data import make_scene
 
@@ -77,10 +77,16 @@ def test_a_killed_training_has_a_checkpoint_and_resumes_to_the_bit(
         assert child.wait() == 0, child.log.read_text()
         assert differences(undisturbed, training.content(output)) == [], found
         assert not training.is_saving(output), "what the killed save left is gone"
+        found.survived = True
+
+
+def test_a_kill_that_lost_something_is_not_counted_as_survived() -> None:
+    well, badly = (Strike("fit", "SIGTERM", True, True, 143, 9, 9, survived=how) for how in (True, False))
+    assert "| fit | SIGTERM | 2 | 2 | 1 | 0.0 | 0 |" in table([well, badly])
 
 
 @pytest.mark.skipif(not LONG, reason="figures are those of the long form: CROSSNORM_FAULTS=long")
 def test_figures_of_all_kills_are_stored() -> None:
-    assert len(strikes) == 60
-    assert sum(one.while_saving for one in strikes) >= 20
     store(strikes, Path(__file__).parents[2] / "docs" / "results", SEED)
+    assert len(strikes) == 60 and all(one.survived for one in strikes)
+    assert sum(one.while_saving for one in strikes) >= 20
