@@ -4,7 +4,7 @@
     python -m benchmarks.elsewhere --methods vanilla-nerf --resolution 24 --vanilla-nerf.steps 20   # a look on a CPU
 
 Trains each method without a norm and with CN on the built-in example scene (VolSDF: the example scan), at the same
-multiples of its published learning rates. The rate of each side is chosen on validation views, and both are compared
+multiples of its preset's learning rates. The rate of each side is chosen on validation views, and both are compared
 at equal steps and at equal seconds. The plain sides of nerfstudio's methods are nerfstudio's models to the bit, on the
 same trainer. Finished trainings are kept in the output folder and not repeated.
 """
@@ -46,7 +46,7 @@ class Size:
     rays: int
     """Of each step."""
     rates: tuple[float, ...]
-    """Multiples of the published learning rates of all groups of parameters, tried for both sides."""
+    """Multiples of the preset's learning rates of all groups of parameters, tried for both sides."""
 
 
 @dataclass
@@ -56,11 +56,11 @@ class Options:
     methods: tuple[Method, ...] = get_args(Method)
     """Which are trained, one after the other."""
     vanilla_nerf: Size = field(default_factory=lambda: Size(1000, 512, (1, 3, 10)))
-    """nerfstudio's vanilla NeRF, published at 5e-4."""
+    """nerfstudio's vanilla NeRF: both presets have its published 5e-4."""
     nerfacto: Size = field(default_factory=lambda: Size(600, 1024, (1 / 3, 1, 3)))
-    """nerfstudio's nerfacto in plain PyTorch, published at 1e-2."""
+    """nerfstudio's nerfacto in plain PyTorch: both presets have its published 1e-2."""
     volsdf: Size = field(default_factory=lambda: Size(600, 256, (1, 3, 10)))
-    """VolSDF, published at 5e-4; its tiny preset has 2e-3."""
+    """VolSDF: the full preset has its published 5e-4, the tiny one 2e-3."""
     seeds: tuple[int, ...] = (0,)
     """One training each at each rate; tables show means."""
     preset: Preset | None = None

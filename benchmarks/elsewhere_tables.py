@@ -136,7 +136,7 @@ def grid_table(results: Sequence[Result]) -> str:
     broken = dict.fromkeys(r["error"] for r in results if "error" in r)
     lost = dict.fromkeys(r["surface_error"] for r in results if "surface_error" in r)
     notes = "".join(f"\n\n{reason}" for reason in (*broken, *lost))
-    heads = ["norm", "learning rate", "of the published", "PSNR", "SSIM", "validation PSNR", "chamfer (mm)", "seconds"]
+    heads = ["norm", "learning rate", "of the preset's", "PSNR", "SSIM", "validation PSNR", "chamfer (mm)", "seconds"]
     return table(heads, rows) + notes
 
 

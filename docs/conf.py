@@ -38,9 +38,10 @@ html_title = f"crossnorm-ns {release}"
 
 
 def title_of_results(app: Sphinx, name: str, source: list[str]) -> None:
-    """What benchmarks have written has no heading, and is reached by links alone."""
+    """What benchmarks have written is reached by links alone, and has its file's name as heading where it has none."""
     if name.startswith("results/"):
-        source[0] = f"---\norphan: true\n---\n\n# {name.removeprefix('results/')}\n\n{source[0]}"
+        heading = "" if source[0].startswith("# ") else f"# {name.removeprefix('results/')}\n\n"
+        source[0] = f"---\norphan: true\n---\n\n{heading}{source[0]}"
 
 
 def setup(app: Sphinx) -> None:

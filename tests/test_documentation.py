@@ -5,6 +5,7 @@ import io
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 import tyro
 
+from crossnorm_ns.data import make_scene
 from eval.blender import Arguments as BlenderArguments
 from method_configs.elsewhere import nerfacto_cn, vanilla_nerf_cn
 from method_configs.mipnerf import mipnerf_cn
@@ -52,7 +54,7 @@ def options_in_help(config: object) -> set[str]:
     """Options that tyro prints, but the switches that turn something off and what cannot be changed."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), pytest.raises(SystemExit):
-        if isinstance(config, type):
+        if isinstance(config, type | types.FunctionType):
             tyro.cli(config, args=["--help"])
         else:
             tyro.cli(type(config), default=config, args=["--help"])
@@ -81,6 +83,25 @@ def test_page_of_two_methods_has_all_options_of_both(site: Path) -> None:
 def test_page_of_commands_has_all_options_of_their_help(site: Path) -> None:
     section = generated("commands").split("## python -m eval.blender\n")[1].split("\n## ")[0]
     assert options_on_page(section) == options_in_help(BlenderArguments)
+
+
+@pytest.mark.parametrize("name", ["blender", "dtu"])
+def test_page_of_commands_has_all_options_of_example_scenes(site: Path, name: str) -> None:
+    section = generated("commands").split(f"## python -m crossnorm_ns.data.make_scene {name}\n")[1].split("\n## ")[0]
+    assert options_on_page(section) - {"--out"} == options_in_help(make_scene.FORMATS[name])
+    assert "| `resolution` | `int` | `" in section and "of the pictures in pixels" in section
+
+
+def test_page_of_commands_names_torchruns_and_has_no_types_of_python(site: Path) -> None:
+    page = generated("commands")
+    assert "## python -m crossnorm_ns.engine.launch" in page
+    assert not re.search(r"(tuple|list|Literal)\[", page)
+
+
+def test_pages_of_results_have_one_heading(site: Path) -> None:
+    pages = sorted((site / "results").glob("*.html"))
+    assert {page.name: page.read_text().count("<h1>") for page in pages} == {page.name: 1 for page in pages}
+    assert "<h1>ct table, quick preset" in (site / "results" / "ct-quick.html").read_text()
 
 
 def test_every_method_and_dataparser_has_its_options_on_a_page(site: Path) -> None:

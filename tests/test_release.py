@@ -1,5 +1,6 @@
 """What belongs to a release says one version, and its files are well-formed."""
 
+import json
 import re
 from pathlib import Path
 
@@ -26,6 +27,24 @@ def test_citation_and_changelog_have_the_version() -> None:
     headings = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
     assert headings[0] == "Unreleased"
     assert re.fullmatch(rf"{re.escape(VERSION)} - \d{{4}}-\d\d-\d\d", headings[1])
+
+
+def test_the_paper_is_cited_by_its_authors_and_number() -> None:
+    (paper,) = yaml.safe_load((ROOT / "CITATION.cff").read_text())["references"]
+    names = [author["family-names"] for author in paper["authors"]]
+    source = json.loads((ROOT / "crossnorm_ns" / "data" / "paper_tables.json").read_text())["source"]
+    authors, _, rest = source.partition(": ")
+    assert authors.split(", ") == names
+    assert paper["identifiers"][0]["value"] in rest and paper["title"].lower() in rest.lower()
+    for page in ("README.md", "docs/index.md", "docs/nerfology/methods/crossnorm.md"):
+        assert paper["url"] in (ROOT / page).read_text()
+
+
+def test_no_dependency_is_an_address_which_package_indices_refuse() -> None:
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no tomllib")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for extra in (project["dependencies"], *project["optional-dependencies"].values()):
+        assert not [name for name in extra if "@" in name]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml")), ids=lambda p: p.stem)

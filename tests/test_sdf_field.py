@@ -412,7 +412,7 @@ def test_a_width_without_room_for_the_skip_is_refused():
 
 def test_hash_grid_without_tiny_cuda_nn_is_refused_with_the_line_that_installs_it(monkeypatch):
     monkeypatch.setattr(sdf_field, "TCNN_EXISTS", False)
-    with pytest.raises(ImportError, match=r'pip install "crossnorm-ns\[tcnn\]"'):
+    with pytest.raises(ImportError, match=r"pip install git\+https://github.com/NVlabs/tiny-cuda-nn/#subdirectory=bindings/torch"):
         make_field(encoding="hash")
 
 

@@ -255,9 +255,13 @@ def _postponed(write: Callable[..., None]) -> Callable[..., Callable[[], None]]:
     return postpone
 
 
+FORMATS: dict[str, Callable[..., None]] = {"blender": blender, "dtu": dtu}
+"""By the names of the sub-commands."""
+
+
 def main() -> None:
     """The command: sub-commands by the format they write."""
-    formats = {"blender": _postponed(blender), "dtu": _postponed(dtu)}
+    formats = {name: _postponed(write) for name, write in FORMATS.items()}
     write = read_options(
         lambda: tyro.extras.subcommand_cli_from_dict(
             formats, prog="python -m crossnorm_ns.data.make_scene", description=__doc__

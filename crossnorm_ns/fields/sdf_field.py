@@ -55,7 +55,7 @@ class SDFFieldConfig(InstantiateConfig):
     """Features that the network of the signed distance hands to that of the colour."""
     encoding: Literal["positional", "hash"] = "positional"
     """What the network of the signed distance sees beside the point itself: sines and cosines, or a multiresolution
-    hash grid, which needs tiny-cuda-nn (extra tcnn) and a CUDA device."""
+    hash grid, which needs tiny-cuda-nn and a CUDA device."""
     point_degrees: Degrees = 6
     """Degrees of the positional encoding of the point, 2^0 to 2^(n-1), without a factor of pi."""
     color_depth: Layers = 4
@@ -258,8 +258,9 @@ def make_hash_grid() -> HashEncoding:
     """
     if not TCNN_EXISTS:
         raise ImportError(
-            'the encoding "hash" needs tiny-cuda-nn and a CUDA device: pip install "crossnorm-ns[tcnn]", or take the '
-            'encoding "positional"'
+            'the encoding "hash" needs a CUDA device and tiny-cuda-nn: '
+            "pip install git+https://github.com/NVlabs/tiny-cuda-nn/#subdirectory=bindings/torch, "
+            'or take the encoding "positional"'
         )
     return HashEncoding(implementation="tcnn")
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import pkgutil
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import docstring_parser
 from nerfstudio.plugins.registry_dataparser import DataParserSpecification
 from nerfstudio.plugins.types import MethodSpecification
 from sphinx.application import Sphinx
@@ -23,9 +25,14 @@ from sphinx.pycode import ModuleAnalyzer
 
 import eval
 import method_configs
+from crossnorm_ns.data import make_scene
 from crossnorm_ns.representation.command import COMMANDS
 
 TRAINER = "Trainer"
+LAUNCH = """`ns-train`'s command line for processes that torchrun starts, each of which trains as one of them:
+`torchrun --nproc-per-node 2 -m crossnorm_ns.engine.launch mipnerf-cn --data DATA`. It takes the options of the
+[methods](../methods.md), but for `--machine.num-devices` and the like, which torchrun's own options say
+([several GPUs](../MULTI_GPU.md))."""
 
 
 @dataclass
@@ -61,6 +68,15 @@ def options_of(config: Any, prefix: str = "") -> Iterator[Option]:
             continue
         name, value = prefix + field.name.replace("_", "-"), _value(config, field)
         yield from _options_in(name, value, hints[field.name], texts.get(field.name, ""))
+
+
+def options_of_function(function: Callable[..., Any]) -> Iterator[Option]:
+    """All options of a command that is a function, with the texts of its docstring."""
+    hints = typing.get_type_hints(function)
+    texts = {part.arg_name: part.description or "" for part in docstring_parser.parse(function.__doc__ or "").params}
+    for name, parameter in inspect.signature(function).parameters.items():
+        value = dataclasses.MISSING if parameter.default is parameter.empty else parameter.default
+        yield Option(name.replace("_", "-"), _kind(hints[name]), _default(value), texts.get(name, ""))
 
 
 def _options_in(name: str, value: Any, hint: Any, text: str) -> Iterator[Option]:
@@ -111,6 +127,9 @@ def _kind(hint: Any) -> str:
     arguments = typing.get_args(hint)
     if typing.get_origin(hint) is Literal:
         return " or ".join(str(value) for value in arguments)
+    if typing.get_origin(hint) in (tuple, list):
+        several = len(arguments) == 1 or Ellipsis in arguments
+        return f"several of {_kind(arguments[0])}" if several else " ".join(map(_kind, arguments))
     if _is_union(hint):
         return " or ".join(_kind(part) for part in arguments)
     if hint is type(None):
@@ -203,6 +222,10 @@ def command_page() -> str:
     parts = ["# Commands"]
     for name, arguments in commands.items():
         parts += [f"## {name}", arguments.__doc__.split("\n\n")[0], _table({name: list(options_of(arguments))}, "")]
+    for name, function in make_scene.FORMATS.items():
+        table = _table({name: list(options_of_function(function))}, "")
+        parts += [f"## python -m crossnorm_ns.data.make_scene {name}", function.__doc__.split("\n\n")[0], table]
+    parts += ["## python -m crossnorm_ns.engine.launch", LAUNCH]
     return "\n\n".join(parts) + "\n"
 
 
