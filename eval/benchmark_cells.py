@@ -164,7 +164,7 @@ class Cell:
     def state(self) -> str:
         """What is being done: training or evaluating; empty where nothing is."""
         path = self.folder / "state"
-        return path.read_text() if path.exists() else ""
+        return path.read_text() if path.is_file() else ""
 
     def check(self) -> None:
         """Finds out whether the folder belongs to this cell, and notes that it does.
@@ -299,7 +299,7 @@ def _locked(path: Path) -> Iterator[int]:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from crossnorm_ns.limits import faults
+from crossnorm_ns.reading import FileError, read_text
 from eval.errors import EvaluationError
 
 ALLOWED_MODULES = (
@@ -66,15 +67,9 @@ def read_config(path: Path) -> Any:
             is not there (any more), holds fields that its classes do not have, or values that these cannot have.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
-        text = content.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise EvaluationError(
-            f"{path.absolute()} cannot be read ({error}): give the config.yml of a finished run."
-        ) from error
-    if len(content) > MOST_BYTES:
-        raise EvaluationError(f"{path} has more than {MOST_BYTES:,} bytes: give the config.yml of a finished run.")
+        text = read_text(path.absolute(), MOST_BYTES)
+    except FileError as error:
+        raise EvaluationError(f"{error} Give the config.yml of a finished run.") from error
     try:
         config = yaml.load(text, Loader=_ConfigLoader)
     except yaml.MarkedYAMLError as error:

@@ -1,6 +1,8 @@
-"""Files whose headers promise far more than they hold: refused in one line, before memory is taken for it."""
+"""Files whose headers promise far more than they hold, and what is no file: refused in one line, before any harm."""
 
 import io
+import os
+import socket
 import struct
 import tracemalloc
 import zlib
@@ -12,7 +14,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crossnorm_ns.reading import MOST_BYTES, FileError, check_picture, read_arrays, read_mesh, read_picture
+from crossnorm_ns.reading import (
+    MOST_BYTES,
+    FileError,
+    check_picture,
+    read_arrays,
+    read_json,
+    read_mat,
+    read_mesh,
+    read_picture,
+    read_tensors,
+    read_text,
+)
 
 HUGE = 10**12
 
@@ -86,3 +99,51 @@ def test_the_same_files_with_honest_headers_are_read(tmp_path: Path) -> None:
     assert np.array_equal(read_arrays(tmp_path / "a.npy"), np.zeros(4))
     arrays = read_arrays(tmp_path / "a.npz")
     assert isinstance(arrays, dict) and np.array_equal(arrays["a"], np.zeros(4))
+
+
+def make_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(path))  # such names are short
+
+
+def make_link_to_a_device(path: Path) -> None:
+    path.symlink_to("/dev/null")
+
+
+def make_folder(path: Path) -> None:
+    path.mkdir()
+
+
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (make_pipe, "a named pipe"),
+        (make_socket, "a socket"),
+        (make_link_to_a_device, "a device"),
+        (make_folder, "a folder"),
+    ],
+)
+@pytest.mark.parametrize(
+    "read",
+    [check_picture, read_arrays, read_json, lambda path: read_mat(path, ["P"]), read_picture, read_tensors, read_text],
+)
+def test_what_is_no_file_is_refused_without_being_opened(
+    tmp_path: Path, monkeypatch: Any, read: Callable[[Path], Any], make: Callable[[Path], None], what: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "name"
+    make(path)
+    with pytest.raises(FileError, match=f"name cannot be read .*it is no file, but {what}"):
+        read(path)
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_a_mesh_is_read_from_files_alone(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.ply")
+    with pytest.raises(FileError, match="there is no file .*a.ply"):
+        read_mesh(tmp_path / "a.ply")

@@ -21,13 +21,14 @@ import torch
 import yaml
 from chamfer_files import write_reference
 from dtu_scans import write_scan
-from eval_files import write_scene
+from eval_files import write_renders, write_scene
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from PIL import Image
 
 import eval.blender
 import eval.dtu_chamfer
 import eval.extract_mesh
+import eval.report
 import method_configs.elsewhere
 import method_configs.mipnerf
 import method_configs.neus
@@ -281,3 +282,64 @@ def test_meshes_do_not_read_the_files_that_they_name(tmp_path: Path, monkeypatch
     )
     assert len(read_mesh(tmp_path / "mesh.obj").faces) == 1
     assert not [name for name in opened if "secret" in name]
+
+
+def pipe(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(path)
+
+
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("extract_mesh", "outputs/dtu_scan24/neus-cn-tiny/now/nerfstudio_models/step-000000002.ckpt"),
+        ("extract_mesh", "scene/image/000001.png"),
+        ("extract_mesh", "scene/mask/001.png"),
+        ("extract_mesh", "scene/cameras_sphere.npz"),
+        ("dtu_chamfer of all", "outputs/dtu_scan24/config.yml"),
+    ],
+)
+def test_no_command_waits_for_a_pipe_in_a_run_or_its_scene(run: Path, name: str, place: str, monkeypatch, capsys):
+    pipe(Path(place))
+    command, arguments = COMMANDS[name]
+    assert Path(place).name in refusal(command, arguments(run), monkeypatch, capsys)
+    assert not Path("out.ply").exists()
+
+
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize("place", ["renders/r_1.png", "scene/test/r_1.png", "scene/transforms_test.json"])
+def test_no_command_waits_for_a_pipe_among_renders(tmp_path: Path, place: str, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_renders(Path("renders"))
+    write_scene(Path("scene"))
+    pipe(Path(place))
+    arguments = ["--renders", "renders", "--data", "scene"]
+    assert Path(place).name in refusal(eval.blender.run, arguments, monkeypatch, capsys)
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_no_command_waits_for_a_pipe_among_results(tmp_path: Path, monkeypatch, capsys) -> None:
+    pipe(tmp_path / "results" / "a.json")
+    arguments = [str(tmp_path / "results"), "--table", "blender"]
+    assert "a.json cannot be read" in refusal(eval.report.run, arguments, monkeypatch, capsys)
+    with pytest.raises(EvaluationError, match="a.json cannot be read"):
+        eval.extract_mesh._world_from_unit(tmp_path / "results" / "a.json")
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_no_training_waits_for_a_pipe(run: Path, capsys) -> None:
+    for place, option in (("step-000000007.ckpt", "load_dir"), ("scene/mask/001.png", "data")):
+        config = read_config(run)
+        config.timestamp = "again"
+        if option == "load_dir":
+            config.load_dir = config.get_checkpoint_dir()
+            config.load_dir.mkdir(parents=True)
+            pipe(config.load_dir / place)
+        else:
+            pipe(Path(place))
+        with pytest.raises(SystemExit) as end:
+            config.save_config()
+        error = capsys.readouterr().err
+        assert end.value.code == 2 and error.count("\n") == 1 and "it is no file, but a named pipe" in error

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from crossnorm_ns.reading.errors import MOST_BYTES, FileError, first_line
+from crossnorm_ns.reading.plain import check_plain
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -23,6 +24,7 @@ def read_arrays(path: Path) -> np.ndarray | dict[str, np.ndarray]:
         FileError: it is neither, is damaged, holds Python objects, or takes more than `MOST_BYTES` in memory.
     """
     try:
+        check_plain(path)
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):
                 file.seek(0)

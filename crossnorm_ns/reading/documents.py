@@ -7,22 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from crossnorm_ns.reading.errors import FileError, first_line
+from crossnorm_ns.reading.plain import check_plain
 
 MOST_TEXT = 2**24
 """Bytes of one text: its values take up to thirty times as many in memory."""
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, most: int = MOST_TEXT) -> str:
     """A text in UTF-8.
 
     Raises:
-        FileError: it cannot be read, is none, or has more than `MOST_TEXT` bytes.
+        FileError: it cannot be read, is none, or has more than `most` bytes.
     """
     try:
+        check_plain(path)
         with path.open("rb") as file:
-            content = file.read(MOST_TEXT + 1)
-        if len(content) > MOST_TEXT:
-            raise ValueError(f"it has more than the {MOST_TEXT:,} bytes that are read")
+            content = file.read(most + 1)
+        if len(content) > most:
+            raise ValueError(f"it has more than the {most:,} bytes that are read")
         return content.decode("utf-8")
     except (OSError, ValueError) as error:
         raise FileError(f"{path} cannot be read as text ({first_line(error)}): copy it again.") from error

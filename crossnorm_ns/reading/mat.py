@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from crossnorm_ns.reading.errors import MOST_BYTES, FileError, first_line
+from crossnorm_ns.reading.plain import check_plain
 
 _HEADER, _ARRAY, _PACKED, _COMPLEX = 128, 14, 15, 0x800
 _STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
@@ -44,6 +45,7 @@ def read_mat(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 def _arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     """All arrays by name; empty ones for those that nobody asks for."""
+    check_plain(path)
     left = MOST_BYTES - path.stat().st_size
     if left < 0:
         raise ValueError(f"it has more than the {MOST_BYTES:,} bytes that are read")

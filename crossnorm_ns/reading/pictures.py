@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from crossnorm_ns.reading.errors import FileError, first_line
+from crossnorm_ns.reading.plain import check_plain
 from crossnorm_ns.reading.png import check_png_lines
 
 MOST_PIXELS = 2**25
@@ -52,6 +53,7 @@ def read_picture(path: Path) -> Image.Image:
 
 
 def _open(path: Path) -> Image.Image:
+    check_plain(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
         picture = Image.open(path, formats=PICTURE_FORMATS)

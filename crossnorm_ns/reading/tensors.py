@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crossnorm_ns.reading.errors import FileError, first_line
+from crossnorm_ns.reading.plain import check_plain
 
 
 def read_tensors(path: Path, safe: Sequence[Any] = ()) -> dict[Any, Any]:
@@ -26,6 +27,7 @@ def read_tensors(path: Path, safe: Sequence[Any] = ()) -> dict[Any, Any]:
     import torch
 
     try:
+        check_plain(path)
         _check_archive(path)
         with torch.serialization.safe_globals(list(safe)):
             content = torch.load(path, map_location="cpu", weights_only=True)

@@ -58,7 +58,7 @@ class RunFolder:
     def read_history(self) -> list[Entry]:
         """All whole lines; a kill may have cut the last one. Numbers that are not finite come back as NaN."""
         entries = []
-        if self.history.exists():
+        if self.history.is_file():
             for line in self.history.read_text(encoding="utf-8", errors="replace").splitlines():
                 with contextlib.suppress(ValueError, RecursionError):
                     entry = json.loads(line)

@@ -113,7 +113,7 @@ def _pictures(results: TableResults, network: str) -> Figure:
         run = results.run(results.inputs[0], network, method)
         value = results.row(network, results.metric, results.inputs[0])[method]
         axes.set_title(f"{label(method)}  {value:.4g}", fontsize=9)
-        if run is not None and (run[0].folder / "preview.png").exists():
+        if run is not None and (run[0].folder / "preview.png").is_file():
             with Image.open(run[0].folder / "preview.png") as picture:
                 axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     return figure
