@@ -241,10 +241,10 @@ class Cell:
 
     def _training_command(self) -> list[str]:
         places = ["--data", str(self.scene), "--output-dir", str(self.folder / "run")]
-        names = ["--experiment-name", self.scene.name, "--timestamp", "cell", "--machine.seed", str(self.seed)]
+        names = ["--method-name", self.method, "--experiment-name", self.scene.name, "--timestamp", "cell"]
         checkpoints = self._run_folder() / "nerfstudio_models"
         resume = ["--load-dir", str(checkpoints)] if self.resumes and any(checkpoints.glob("*.ckpt")) else []
-        options = [*resume, *self.training, *self.dataparser.split()]
+        options = ["--machine.seed", str(self.seed), *resume, *self.training, *self.dataparser.split()]
         return [*TRAIN, self.method, "--vis", "tensorboard", *places, *names, *options]
 
 

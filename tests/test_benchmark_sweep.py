@@ -334,13 +334,12 @@ def test_scans_are_evaluated_by_their_number_and_reference(sweep: Sweep) -> None
 
 
 def read_by_ns_train(cells: list[Any]) -> list[Any]:
-    """What ns-train's own reader of options makes of the cells' commands: datamanager's and dataparser's parts."""
+    """What ns-train's own reader of options makes of the cells' commands."""
     import tyro
     from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion
 
     commands = [cell._training_command()[len(benchmark_cells.TRAIN) :] for cell in cells]
-    configs: list[Any] = [tyro.cli(AnnotatedBaseConfigUnion, args=command) for command in commands]
-    return [config.pipeline.datamanager for config in configs]
+    return [tyro.cli(AnnotatedBaseConfigUnion, args=command) for command in commands]
 
 
 @pytest.mark.parametrize(
@@ -361,7 +360,8 @@ def test_smaller_pictures_reach_every_method_through_ns_trains_own_options(
     (sweep.data / scene).mkdir()
     (sweep.data / scene / benchmark.MARKERS[kind]).touch()
     arguments = benchmark.Arguments(kind, sweep.data, methods, scene, downscale_factor=2)
-    managers = read_by_ns_train(benchmark.make_cells(arguments, sweep.output, ("--max-num-iterations", "7")))
+    configs = read_by_ns_train(benchmark.make_cells(arguments, sweep.output, ("--max-num-iterations", "7")))
+    managers = [config.pipeline.datamanager for config in configs]
     assert [type(manager.dataparser).__name__.removesuffix("DataParserConfig") for manager in managers] == parsers
     for method, manager in zip(methods.split(","), managers, strict=True):
         ours = "-cn" in method
@@ -369,14 +369,23 @@ def test_smaller_pictures_reach_every_method_through_ns_trains_own_options(
         assert manager.camera_res_scale_factor == (1 if ours else 0.5)
 
 
+def test_runs_lie_where_they_are_looked_for_under_the_name_in_the_list(sweep: Sweep) -> None:
+    """nerfstudio's nerfacto-big calls itself nerfacto."""
+    arguments = benchmark.Arguments("blender", sweep.data, "nerfacto-big,mipnerf-cn", "one", seeds=2)
+    cells = benchmark.make_cells(arguments, sweep.output, ())
+    for cell, config in zip(cells, read_by_ns_train(cells), strict=True):
+        assert config.get_base_dir() == cell._run_folder()
+        assert (config.method_name, config.machine.seed) == (cell.method, cell.seed)
+
+
 def test_a_dataparser_that_is_named_is_that_of_all_methods(sweep: Sweep) -> None:
     arguments = benchmark.Arguments("blender", sweep.data, "mipnerf-cn,nerfacto", "one")
     training = ("blender-cn", "--downscale-factor", "4")
-    for manager in read_by_ns_train(benchmark.make_cells(arguments, sweep.output, training)):
-        assert manager.dataparser.downscale_factor == 4
+    for config in read_by_ns_train(benchmark.make_cells(arguments, sweep.output, training)):
+        assert config.pipeline.datamanager.dataparser.downscale_factor == 4
     arguments.dataparser = "nerfstudio-data"
-    for manager in read_by_ns_train(benchmark.make_cells(arguments, sweep.output, ())):
-        assert type(manager.dataparser).__name__ == "NerfstudioDataParserConfig"
+    for config in read_by_ns_train(benchmark.make_cells(arguments, sweep.output, ())):
+        assert type(config.pipeline.datamanager.dataparser).__name__ == "NerfstudioDataParserConfig"
     with pytest.raises(ValueError, match="names the dataparser blender-cn: leave out --dataparser"):
         benchmark.make_cells(arguments, sweep.output, training)
 
