@@ -19,6 +19,8 @@ NOT_THE_PUBLISHED = ("mipnerf", "neus")
 """Methods of nerfstudio that are other than the published ones of this name."""
 FULL_GRID = 512
 """Points along each axis for marching cubes, as published."""
+LARGEST = 1e300
+"""Beyond it lies no figure, and no mean of figures that a float can hold."""
 OWN_REFERENCE = "reference points of one's own"
 
 
@@ -53,6 +55,7 @@ def read_figures(paths: Sequence[Path], table: TableName) -> list[Figure]:
         raise EvaluationError(f"No results for the table {table} in {', '.join(map(str, paths))}.{hint}")
     figures: dict[tuple[Setting, str, str, int | None], Figure] = {}
     for figure in _figures(results, table):
+        _check(figure)
         key = (figure.setting, figure.method, figure.item, figure.seed)
         other = figures.setdefault(key, figure)
         if other.values != figure.values:
@@ -78,7 +81,7 @@ def _results(file: Path, named: bool) -> list[dict[str, Any]]:
     except FileError as error:
         raise EvaluationError(str(error)) from error
     listed = content.get("scans", [content]) if isinstance(content, dict) else content
-    found = [result for result in listed if isinstance(result, dict) and _table_of(result)] if listed else []
+    found = [one for one in listed if isinstance(one, dict) and _table_of(one)] if isinstance(listed, list) else []
     if named and not found:
         raise EvaluationError(f"{file} holds no result of eval.blender, eval.dtu_chamfer or crossnorm table.")
     return found
@@ -103,9 +106,20 @@ def _figures(results: Sequence[tuple[Path, dict[str, Any]]], table: TableName) -
             yield from _representation(results, table)
     except EvaluationError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         files = ", ".join(sorted({str(file) for file, _ in results})[:3])
         raise EvaluationError(f"A result in {files} is incomplete or of another version ({error!r}).") from error
+
+
+def _check(figure: Figure) -> None:
+    words = (figure.method, figure.item, *figure.setting)
+    if not all(isinstance(word, str) and word.isprintable() for word in words):
+        raise EvaluationError(f"{figure.file}: a name in this result is no readable text: {words!r}.")
+    if figure.seed is not None and type(figure.seed) is not int:
+        raise EvaluationError(f"{figure.file}: the seed of this result is no whole number: {figure.seed!r}.")
+    for metric, value in figure.values.items():
+        if type(value) not in (int, float) or not abs(value) < LARGEST:
+            raise EvaluationError(f"{figure.file}: the {metric} of this result is no finite number: {value!r}.")
 
 
 def _blender(file: Path, result: dict[str, Any]) -> Figure:
@@ -219,7 +233,7 @@ def _mean(runs: Sequence[tuple[Path, dict[str, Any]]], metric: str, stems: set[s
 
 
 def _numbers(result: dict[str, Any], metrics: Sequence[str]) -> dict[str, float]:
-    return {metric: float(result[metric]) for metric in metrics if result[metric] is not None}
+    return {metric: result[metric] for metric in metrics if result[metric] is not None}
 
 
 def _listed(names: set[str], most: int = 6) -> str:

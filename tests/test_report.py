@@ -433,6 +433,37 @@ def test_unusable_files_are_refused_in_one_line(command: Command, content: str, 
     assert all(word in error for word in words), error
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "3",
+        "true",
+        '{"scans": 5}',
+        blender_result("lego", 30.0, source={"seed": [1]}),
+        blender_result("lego", 30.0, source={"seed": True}),
+        blender_result("lego", 30.0, source={"method": "\ud800"}),
+        blender_result("lego", 30.0, source={"method": "a\nb"}),
+        blender_result("lego", 30.0, source={"step": "1"}),
+        blender_result("lego", 30.0, official_scene=["lego"]),
+        blender_result("lego", 30.0, protocol=7),
+        blender_result("lego", 10**400),
+        blender_result("lego", float("nan")),
+        blender_result("lego", float("inf")),
+        blender_result("lego", True),
+        dtu_result(24, "0.7"),
+        dtu_result(24, 0.7, source={"image_size": 5}),
+    ],
+)
+@pytest.mark.parametrize("form", ["md", "json"])
+def test_figures_and_names_that_are_none_are_refused_in_one_line(
+    command: Command, content: Any, form: str
+) -> None:
+    (file,) = command.write(None)
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    table = "dtu" if isinstance(content, dict) and "scan" in content else "blender"
+    assert file.name in command.refusal(file, "--table", table, "--format", form)
+
+
 def test_missing_files_are_refused(command: Command, tmp_path: Path) -> None:
     assert "must be a file or a folder" in command.refusal(tmp_path / "nowhere", "--table", "blender")
     assert "must be one or more" in command.refusal("--table", "blender")

@@ -14,12 +14,13 @@ import pytest
 import scans
 import scenes
 import surfaces
+import tables
 from figures import store
 from kinds import Kind, Outcome, tried
 
 LONG = os.environ.get("CROSSNORM_FAULTS") == "long"
 SHARE = 1.0 if LONG else 0.15
-KINDS = [*scenes.KINDS, *scans.KINDS, *fits.KINDS, *surfaces.KINDS, *networks.KINDS]
+KINDS = [*scenes.KINDS, *scans.KINDS, *fits.KINDS, *surfaces.KINDS, *networks.KINDS, *tables.KINDS]
 NEEDED = (
     "crossnorm_ns.representation.progress",
     "crossnorm_ns.representation.runs",
