@@ -1,5 +1,6 @@
 """Training that can be stopped, killed and resumed at any moment without a trace in its result."""
 
+import copy
 import math
 import os
 import random
@@ -11,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from nerfstudio.scripts import train as ns_train
 from nerfstudio.utils.eval_utils import eval_setup
 from states import differences
-from trainings import checkpoint_of, configured, load, make_trainer, train
+from trainings import checkpoint_of, configured, load, make_trainer, run_folder, train
 
 from crossnorm_ns.engine import trainer as trainer_module
 from crossnorm_ns.engine.random_state import capture_random_state, preserved_random_state, restore_random_state
@@ -119,6 +121,23 @@ def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(
     assert end.value.code == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert said in line and str(path) in line
+    assert not (tmp_path / "second").exists()
+
+
+@pytest.mark.parametrize("vis", ["tensorboard", "viewer"])
+def test_a_resumed_run_has_the_configuration_of_a_new_one(vis: str, tiny_scene: Path, tmp_path: Path):
+    first = train(make_config(tiny_scene, tmp_path / "first", max_num_iterations=2))
+    folder = first / "nerfstudio_models"
+    config = make_config(tiny_scene, tmp_path / "second", max_num_iterations=4, load_dir=folder, vis=vis)
+    config.pipeline.datamanager.data = config.data
+    config.save_config()
+    assert not (tmp_path / "second").exists()
+    config.set_experiment_name()
+    expected = copy.deepcopy(config)
+    trainer: Any = config.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    assert yaml.load((run_folder(config) / "config.yml").read_text(), Loader=yaml.Loader) == expected
+    trainer.shutdown()
 
 
 def with_a_weight_of_nan(content: dict[str, Any]) -> str:

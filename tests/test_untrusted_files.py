@@ -154,7 +154,7 @@ def test_no_resumed_training_runs_what_a_checkpoint_says(run: Path, monkeypatch,
         assert end.value.code == 2 and "holds more than tensors" in capsys.readouterr().err
         trainer = again.setup(local_rank=0, world_size=1)
         with pytest.raises(DataError, match="holds more than tensors"):
-            trainer._load_checkpoint()
+            trainer._resume(again.checkpoint_to_load())
         assert not witness.exists()
     assert not (run.parents[1] / "again" / "config.yml").exists()
 

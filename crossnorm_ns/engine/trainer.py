@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import sys
@@ -76,7 +77,10 @@ class CrossNormTrainerConfig(TrainerConfig):
                 yield f"optimizers.{name}.optimizer.lr", f"is {rate}, but must be {POSITIVE.what}"
 
     def save_config(self) -> None:
-        """Checks values, data and checkpoint, then writes config.yml: a run that cannot start leaves nothing behind."""
+        """Checks values, data and checkpoint, then writes config.yml: a run that cannot start leaves nothing behind.
+
+        Whether a checkpoint fits shows when the model is there: the trainer writes the file behind that.
+        """
         datamanager = self.pipeline.datamanager
         parser: Any = getattr(datamanager, "dataparser", None)
         with errors_in_one_line(DataError, LimitError):
@@ -87,6 +91,11 @@ class CrossNormTrainerConfig(TrainerConfig):
                 parser.check_data()
             if (checkpoint := self.checkpoint_to_load()) is not None:
                 read_good_checkpoint(checkpoint)
+        if checkpoint is None:
+            self.write_config()
+
+    def write_config(self) -> None:
+        """Writes config.yml."""
         super().save_config()
 
     def checkpoint_to_load(self) -> Path | None:
@@ -111,6 +120,7 @@ class CrossNormTrainer(Trainer):
     config: CrossNormTrainerConfig
 
     def __init__(self, config: CrossNormTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
+        self._given_config = copy.deepcopy(config)  # nerfstudio and we change it on the way
         if config.machine.device_type == "cuda" and not torch.cuda.is_available():
             CONSOLE.print("[bold yellow]No CUDA device found: training on the CPU.")
             config.machine.device_type = "cpu"
@@ -127,14 +137,22 @@ class CrossNormTrainer(Trainer):
         super().__init__(config, local_rank, world_size)
 
     def setup_optimizers(self) -> Optimizers:
-        """Optimizers whose schedules end with the run where they name no end of their own."""
+        """Optimizers whose schedules end with the run where they name no end of their own.
+
+        Model and optimizers of a resumed run are those of its checkpoint: what nerfstudio sets up next writes files.
+        """
         groups = {}
         for name, group in self.config.optimizers.items():
             scheduler = group["scheduler"]
             if scheduler is not None and getattr(scheduler, "max_steps", 0) is None:
                 scheduler = dataclasses.replace(scheduler, max_steps=self.config.max_num_iterations)
             groups[name] = {**group, "scheduler": scheduler}
-        return Optimizers(groups, self.pipeline.get_param_groups())
+        self.optimizers = Optimizers(groups, self.pipeline.get_param_groups())
+        if (checkpoint := self.config.checkpoint_to_load()) is not None:
+            self._resume(checkpoint)
+            if self.local_rank == 0:  # as ns-train does for a new run
+                self._given_config.write_config()
+        return self.optimizers
 
     def train(self) -> None:
         """Trains from where the loaded checkpoint stopped up to `max_num_iterations`.
@@ -265,10 +283,9 @@ class CrossNormTrainer(Trainer):
         wait_for_all()
 
     def _load_checkpoint(self) -> None:
-        path = self.config.checkpoint_to_load()
-        if path is None:
-            super()._load_checkpoint()
-            return
+        """Nothing is left to do, see `setup_optimizers`."""
+
+    def _resume(self, path: Path) -> None:
         checkpoint = read_good_checkpoint(path)  # nerfstudio's own reading is as safe as the environment says
         self._random_states, self._resumed_from = checkpoint.get("random_states", []), path
         with errors_in_one_line(DataError):
