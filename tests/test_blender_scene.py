@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crossnorm_ns.data import official_blender
+from crossnorm_ns.data import blender_scene, official_blender
 from crossnorm_ns.data.blender_scene import check_scene, composite_on_white, has_split, load_image, read_split
 from crossnorm_ns.data.errors import DataError
 from crossnorm_ns.data.official_blender import official_scene, official_scenes
@@ -261,6 +261,19 @@ def test_damaged_picture(scene: Path) -> None:
 def test_picture_of_another_size(scene: Path) -> None:
     Image.new("RGBA", (10, 8)).save(scene / "test" / "r_2.png")
     raises(scene, str(scene / "test" / "r_2.png"), "frame 2", "10x8", "12x8")
+
+
+def test_a_picture_that_many_frames_name_is_read_once(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contents = json.loads((scene / "transforms_train.json").read_text())
+    rewrite(scene, "train", contents | {"frames": contents["frames"] * 50})
+    read = []
+    original = blender_scene.size_and_mode
+    monkeypatch.setattr(blender_scene, "size_and_mode", lambda *args: read.append(args[0]) or original(*args))
+    check_scene(scene, ["train"])
+    assert sorted(set(read)) == [scene / "train" / f"r_{i}.png" for i in range(3)]
+    assert len(read) <= 4, "each once, and the first for the size"
+    Image.new("RGBA", (10, 8)).save(scene / "train" / "r_2.png")
+    raises(scene, "frame 2 ", "10x8", "12x8")
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "LA", "P"])

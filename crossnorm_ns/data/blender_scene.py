@@ -103,9 +103,12 @@ def check_scene(scene: Path, splits: Iterable[str], downscale_factor: int = 1, a
         cameras = read_split(scene, split, downscale_factor, allow_outside)
         expected = (cameras.width * downscale_factor, cameras.height * downscale_factor)
         names = [_frame(path, transforms_path(scene, split), i) for i, path in enumerate(cameras.image_paths)]
+        distinct: dict[Path, str] = {}
+        for path, name in zip(cameras.image_paths, names, strict=True):
+            distinct.setdefault(path, name)
         with ThreadPoolExecutor() as pool:
-            sizes = list(pool.map(_image_size, cameras.image_paths, names))
-        for where, size in zip(names, sizes, strict=True):
+            sizes = list(pool.map(_image_size, distinct, distinct.values()))
+        for where, size in zip(distinct.values(), sizes, strict=True):
             if size != expected:
                 raise DataError(
                     f"{where} is {size[0]}x{size[1]}, but frame 0 is {expected[0]}x{expected[1]}: "

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import torch
 from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import comms
@@ -21,6 +22,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from crossnorm_ns.command import errors_in_one_line, print_error
 from crossnorm_ns.data.errors import DataError
+from crossnorm_ns.data.nerfstudio_scene import check_nerfstudio_scene
 from crossnorm_ns.engine.checkpoints import (
     latest_checkpoint,
     missing_weights,
@@ -89,6 +91,8 @@ class CrossNormTrainerConfig(TrainerConfig):
                 if datamanager.data is not None:
                     parser.data = datamanager.data
                 parser.check_data()
+            elif isinstance(parser, NerfstudioDataParserConfig):
+                check_nerfstudio_scene(datamanager.data or parser.data, parser.downscale_factor)
             if (checkpoint := self.checkpoint_to_load()) is not None:
                 read_good_checkpoint(checkpoint)
         if checkpoint is None:

@@ -1,0 +1,98 @@
+"""Scenes in nerfstudio's own format, as nerfacto-cn reads them: what is wrong is told before anything is written."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from crossnorm_ns.data.errors import DataError
+from crossnorm_ns.data.nerfstudio_scene import check_nerfstudio_scene
+from method_configs.elsewhere import nerfacto_cn
+
+VALID = {
+    "fl_x": 30.0,
+    "fl_y": 30.0,
+    "cx": 12.0,
+    "cy": 12.0,
+    "w": 24,
+    "h": 24,
+    "frames": [
+        {"file_path": f"images/{i}.png", "transform_matrix": (np.eye(4) + i * np.eye(4, k=3)).tolist()}
+        for i in range(3)
+    ],
+}
+
+
+def write(folder: Path, contents: Any) -> Path:
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    for i in range(3):
+        Image.new("RGB", (24, 24)).save(folder / "images" / f"{i}.png")
+    (folder / "transforms.json").write_text(contents if isinstance(contents, str) else json.dumps(contents))
+    return folder
+
+
+def test_what_is_accepted_is_read_by_nerfstudio(tmp_path: Path) -> None:
+    per_frame = copy.deepcopy(VALID)
+    for frame in per_frame["frames"]:
+        frame["fl_x"] = 31.0
+    del per_frame["fl_x"]
+    for name, contents in (("one", VALID), ("two", per_frame)):
+        scene = write(tmp_path / name, contents)
+        check_nerfstudio_scene(scene)
+        check_nerfstudio_scene(scene / "transforms.json")
+        parser = copy.deepcopy(nerfacto_cn.config.pipeline.datamanager.dataparser)
+        parser.data = scene
+        assert len(parser.setup().get_dataparser_outputs("train").image_filenames) > 0
+
+
+def changed(act: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    contents = copy.deepcopy(VALID)
+    act(contents)
+    return contents
+
+
+WRONG = {
+    "broken": ("{", "is not valid json"),
+    "a list": ("[]", "frames"),
+    "no frames": (changed(lambda c: c.update(frames=[])), "at least one frame"),
+    "a frame of text": (changed(lambda c: c.update(frames=["a"])), "at least one frame"),
+    "no name": (changed(lambda c: c["frames"][1].pop("file_path")), "frame 1: no file_path"),
+    "no picture": (changed(lambda c: c["frames"][1].update(file_path="images/9.png")), "there is no file"),
+    "a name that no system has": (changed(lambda c: c["frames"][1].update(file_path="a\0b")), "there is no file"),
+    "no pose": (changed(lambda c: c["frames"][2].pop("transform_matrix")), "frame 2 (images/2.png): transform_matrix"),
+    "NaN": (changed(lambda c: c["frames"][0]["transform_matrix"][0].__setitem__(3, float("nan"))), "finite"),
+    "a ragged pose": (changed(lambda c: c["frames"][0].update(transform_matrix=[[1], [1, 2]])), "4x4"),
+    "no focal length": (changed(lambda c: c.pop("fl_x")), "fl_x is None"),
+    "no width": (changed(lambda c: c.update(w=0)), "w is 0"),
+    "a focal length of text": (changed(lambda c: c.update(fl_y="30")), "fl_y is '30'"),
+}
+
+
+@pytest.mark.parametrize(("contents", "words"), WRONG.values(), ids=WRONG)
+def test_what_is_wrong_is_named(tmp_path: Path, contents: Any, words: str) -> None:
+    with pytest.raises(DataError, match="transforms.json") as error:
+        check_nerfstudio_scene(write(tmp_path / "scene", contents))
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_scene_without_its_file_is_named_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="ns-process-data"):
+        check_nerfstudio_scene(tmp_path)
+
+
+def test_a_training_on_a_wrong_scene_ends_in_one_line_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = copy.deepcopy(nerfacto_cn.config)
+    config.output_dir = tmp_path / "outputs"
+    config.pipeline.datamanager.data = tmp_path / "nowhere"
+    with pytest.raises(SystemExit) as end:
+        config.save_config()
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and error.startswith("error: No file ") and error.count("\n") == 1
+    assert not config.output_dir.exists()
