@@ -170,13 +170,25 @@ def table(tmp_path_factory):
 def test_a_table_has_the_papers_shape(table):
     _, folder = table
     text = (folder / "table.md").read_text()
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert lines[0] == "|  | PE | PE+BN | PE+CN |"
-    names = [line.split("|")[1].strip() for line in lines[2:5]]
+    results = text[text.index("Results:") :].split("\n\n")[1].splitlines()
+    assert results[0] == "|  | PE | PE+BN | PE+CN |"
+    names = [line.split("|")[1].strip() for line in results[2:]]
     assert names == ["IoU 2x8 lucy_small", "IoU 2x8 other", "IoU 2x8 mean"]
     for name in ("results.json", "curves-2x8.png", "pictures-2x8.png", "table.html"):
         assert (folder / name).stat().st_size > 0
     assert (folder / "table.html").read_text().count("<img") == 2
+
+
+def test_the_papers_numbers_stand_in_a_table_of_their_own(inputs):
+    np.save(inputs / "lucy.npy", ball(64))
+    arguments = ["table", "shape", "--inputs", str(inputs / "lucy.npy"), "--methods", "pe", "pe+cn"]
+    main([*arguments, "--networks", "2x256", "--steps", "1", "--output", str(inputs / "out"), "--workers", "1"])
+    text = (inputs / "out" / "table.md").read_text()
+    paper = text[text.index("The paper's (table III), of its inputs, sizes and steps:") :].split("\n\n")[1].splitlines()
+    assert paper[0] == "|  | PE | PE+CN |"
+    expected = paper_row("shape", "iou", "2x256", "lucy")
+    assert [float(cell) for cell in paper[2].split("|")[2:4]] == [expected["pe"], expected["pe+cn"]]
+    assert "Learning rates:" in text, "one was tried"
 
 
 def test_each_method_is_shown_at_its_best_learning_rate(table):

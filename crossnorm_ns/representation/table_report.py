@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from crossnorm_ns.files import atomic_file
-from crossnorm_ns.paper_tables import paper_table
 from crossnorm_ns.provenance import machine
 from crossnorm_ns.representation.analysis_files import write_figure, write_json
 from crossnorm_ns.representation.cells import Grid
 from crossnorm_ns.representation.page import Cells, write_page
-from crossnorm_ns.representation.table_results import TableResults, label
+from crossnorm_ns.representation.table_results import TableResults, label, named, shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,8 +52,7 @@ def describe(results: TableResults, grid: Grid) -> str:
         f"seed {grid.seed}. "
         "Each run counts with the network that had the lowest training loss of all evaluations (rows called highest: "
         "the evaluation nearest to the truth, as WIRE counts its CT), each method with the "
-        f"learning rate that has the best {results.metric.upper()} in the mean over inputs. The paper's numbers (table "
-        f"{paper_table(results.task).number}) are of its own inputs, sizes and steps. {machine()}, "
+        f"learning rate that has the best {results.metric.upper()} in the mean over inputs. {machine()}, "
         f"{'; '.join(devices)}, torch {torch.__version__}."
     )
 
@@ -90,8 +88,8 @@ def _curves(results: TableResults, network: str) -> Figure:
             for i, method in enumerate(results.methods):
                 history = results.history(source, network, method)
                 xs, ys = [entry[key] for entry in history], [entry[results.metric] for entry in history]
-                axes.plot(xs, ys, color=colors[i % len(colors)], label=label(method), linewidth=1.3)
-            axes.set(xlabel="seconds of training" if key == "seconds" else key, ylabel=results.metric.upper())
+                axes.plot(xs, ys, color=colors[i % len(colors)], label=label(method), linewidth=1.3, marker=".")
+            axes.set(xlabel="seconds of training" if key == "seconds" else key, ylabel=named(results.metric))
             axes.set_title(source, fontsize=10)
             axes.grid(alpha=0.3)
         row[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -105,14 +103,15 @@ def _pictures(results: TableResults, network: str) -> Figure:
 
     columns = min(5, len(results.methods))
     rows = -(-len(results.methods) // columns)
-    figure = Figure(figsize=(2.6 * columns, 2.9 * rows), dpi=110, layout="constrained")
+    figure = Figure(figsize=(2.6 * columns, 2.9 * rows + 0.3), dpi=110, layout="constrained")
+    figure.suptitle(f"{results.inputs[0]}: {named(results.metric)} of each method", fontsize=10)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
     for axes, method in zip(grid.flat, results.methods, strict=False):
         run = results.run(results.inputs[0], network, method)
         value = results.row(network, results.metric, results.inputs[0])[method]
-        axes.set_title(f"{label(method)}  {value:.4g}", fontsize=9)
+        axes.set_title(f"{label(method)}  {shown(value, results.metric)}", fontsize=9)
         if run is not None and (run[0].folder / "preview.png").is_file():
             with Image.open(run[0].folder / "preview.png") as picture:
                 axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")

@@ -34,6 +34,16 @@ def label(method: str) -> str:
     return method.upper().replace("RELU", "ReLU")
 
 
+def named(metric: str) -> str:
+    """A metric with its unit."""
+    return f"{_NAMES[metric]} (dB)" if metric == "psnr" else _NAMES[metric]
+
+
+def shown(value: float, metric: str) -> str:
+    """A metric's value with the digits of the paper; a dash where there is none."""
+    return "-" if math.isnan(value) else f"{value:.{_DIGITS[metric]}f}"
+
+
 @dataclass
 class TableResults:
     """Finished runs of a table.
@@ -61,9 +71,11 @@ class TableResults:
         self.rates = {}
         for network in self.networks:
             for method in self.methods:
-                tried = sorted({key[3] for key in self._by_key if key[1:3] == (network, method) and key[3] is not None})
-                if tried:
+                if tried := self._tried(network, method):
                     self.rates[network, method] = max(tried, key=lambda rate: self._score(network, method, rate))
+
+    def _tried(self, network: str, method: str) -> list[float]:
+        return sorted({key[3] for key in self._by_key if key[1:3] == (network, method) and key[3] is not None})
 
     @property
     def metric(self) -> str:
@@ -98,9 +110,12 @@ class TableResults:
         return [] if run is None else RunFolder(run[0].folder).read_history()
 
     def tables(self) -> list[Cells]:
-        """The results in the paper's shape beside the paper's numbers, and the learning rates chosen."""
+        """The results in the paper's shape, the paper's numbers in the same columns below, and learning rates.
+
+        The paper's have a table of their own: they are of its inputs, sizes and steps.
+        """
         heads = ["", *(label(method) for method in self.methods)]
-        rows = []
+        rows, published = [], []
         for network in self.networks:
             for metric in METRICS[self.task]:
                 for name, source in self._sources():
@@ -110,12 +125,18 @@ class TableResults:
                         rows.append(self._text(f"{title}, highest", self.highest(network, source), metric))
                     paper = self._paper_row(metric, network, name, source)
                     if paper is not None:
-                        rows.append(self._text(f"{_NAMES[metric]} {network} paper{paper[0]}", paper[1], metric))
+                        published.append(self._text(f"{_NAMES[metric]} {network} paper{paper[0]}", paper[1], metric))
         rates = [
             [network, *(f"{self.rates[network, m]:g}" if (network, m) in self.rates else "-" for m in self.methods)]
             for network in self.networks
         ]
-        return [Cells("Results", heads, rows), Cells("Learning rates, each the best of those tried", heads, rates)]
+        tables = [Cells("Results", heads, rows)]
+        if published:
+            number = paper_table(self.task).number
+            tables.append(Cells(f"The paper's (table {number}), of its inputs, sizes and steps", heads, published))
+        several = any(len(self._tried(network, method)) > 1 for network, method in self.rates)
+        title = "Learning rates, each the best of those tried" if several else "Learning rates"
+        return [*tables, Cells(title, heads, rates)]
 
     def disagreements(self) -> list[str]:
         """Where the paper's ordering does not hold or a value is missing, one line each.
@@ -164,7 +185,7 @@ class TableResults:
 
     def _text(self, name: str, row: Row, metric: str) -> list[str]:
         values = [row.get(method, math.nan) for method in self.methods]
-        return [name, *("-" if math.isnan(value) else f"{value:.{_DIGITS[metric]}f}" for value in values)]
+        return [name, *(shown(value, metric) for value in values)]
 
     def _score(self, network: str, method: str, rate: float) -> float:
         """The mean that learning rates are chosen by; runs that are missing or diverged are the worst there are."""
