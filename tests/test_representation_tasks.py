@@ -108,6 +108,44 @@ def test_occupancy_of_a_ball_is_analytic(tmp_path):
     assert certain.mean() > 0.97
 
 
+def shells(resolution, centers, radii, tmp_path, inward=()):
+    """Occupancy of several spheres in one mesh, and each grid point's distance from each centre over its radius."""
+    meshes = [trimesh.creation.icosphere(subdivisions=5, radius=radius) for radius in radii]
+    for index, (mesh, center) in enumerate(zip(meshes, centers, strict=True)):
+        mesh.apply_translation(center)
+        if index in inward:
+            mesh.invert()
+    whole = trimesh.util.concatenate(meshes)
+    whole.export(tmp_path / "mesh.ply")
+    half = 1.05 * whole.extents.max() / 2
+    points = grid_coordinates(*(resolution,) * 3).double().numpy() * half + whole.bounds.mean(axis=0)
+    distances = [np.linalg.norm(points - c, axis=1) / r for c, r in zip(centers, radii, strict=True)]
+    return mesh_occupancy(tmp_path / "mesh.ply", resolution).flatten(), np.stack(distances)
+
+
+def test_closed_shells_that_overlap_fill_their_union(tmp_path):
+    inside, distances = shells(32, [[0, 0, 0], [0.8, 0, 0], [0.3, 0.5, 0.1]], [1, 1, 0.7], tmp_path)
+    sure = (np.abs(distances - 1) > 0.005).all(axis=0)
+    np.testing.assert_array_equal(inside[sure], (distances < 1).any(axis=0)[sure])
+    assert sure.mean() > 0.95
+
+
+def test_a_shell_of_the_other_orientation_is_a_cavity(tmp_path):
+    inside, distances = shells(32, [[0, 0, 0], [0.1, 0, 0]], [1, 0.5], tmp_path, inward=[1])
+    sure = (np.abs(distances - 1) > 0.01).all(axis=0)
+    np.testing.assert_array_equal(inside[sure], ((distances[0] < 1) & (distances[1] > 1))[sure])
+
+
+@pytest.mark.parametrize("flipped", [slice(None), slice(None, None, 3)])
+def test_a_mesh_turned_inside_out_or_in_parts_has_the_same_inside(tmp_path, flipped):
+    mesh = trimesh.creation.torus(1.0, 0.4)
+    mesh.export(tmp_path / "as_it_was.ply")
+    mesh.faces[flipped] = mesh.faces[flipped][:, ::-1]
+    mesh.export(tmp_path / "turned.ply")
+    inside = [mesh_occupancy(tmp_path / name, 24) for name in ("as_it_was.ply", "turned.ply")]
+    np.testing.assert_array_equal(*inside)
+
+
 @pytest.mark.parametrize("shape", ["torus", "box", "capsule"])
 def test_occupancy_agrees_with_a_point_by_point_test(tmp_path, shape):
     meshes = {

@@ -17,8 +17,10 @@ MARGIN = 1.05
 def mesh_occupancy(path: Path, resolution: int) -> Bool[np.ndarray, "x y z"]:
     """Voxel grid of a mesh file, over a cube around it with a margin; grid points lie on the faces of the cube too.
 
-    Inside is where a beam along an axis has crossed the surface an odd number of times (Nooruddin and Turk 2003), by
-    the majority of the three axes, so that a beam through an edge of the mesh does no harm.
+    Inside is where a beam along an axis has entered the surface more or less often than it has left it (the winding
+    number is not 0), so that closed shells may overlap and one of the other orientation inside another is a cavity;
+    by the majority of the three axes (Nooruddin and Turk 2003), so that a beam through an edge of the mesh does no
+    harm.
 
     Args:
         path: a mesh in a file of one of `MESH_FORMATS`.
@@ -35,7 +37,7 @@ def mesh_occupancy(path: Path, resolution: int) -> Bool[np.ndarray, "x y z"]:
     mesh.apply_translation(-center).apply_scale(1 / half)
     votes = np.zeros((resolution,) * 3, dtype=np.int8)
     for axis in range(3):
-        votes += _crossed_oddly(mesh, axis, resolution)
+        votes += _wound_around(mesh, axis, resolution)
     inside = votes >= 2
     if not inside.any():
         raise RepresentationError(f"no point of the grid of {resolution}^3 lies inside {path}: it is too thin for it")
@@ -61,10 +63,12 @@ def _read_closed_mesh(path: Path):
             f"{path} is not closed ({int((uses != 2).sum())} of its edges do not join two faces), so it has no inside: "
             "close its holes first"
         )
+    if not mesh.is_winding_consistent:
+        trimesh.repair.fix_winding(mesh)
     return mesh
 
 
-def _crossed_oddly(mesh, axis: int, resolution: int) -> Bool[np.ndarray, "x y z"]:
+def _wound_around(mesh, axis: int, resolution: int) -> Bool[np.ndarray, "x y z"]:
     ticks = np.linspace(-1, 1, resolution)
     first, second = (other for other in range(3) if other != axis)
     origins = np.full((resolution, resolution, 3), -2.0)
@@ -72,8 +76,9 @@ def _crossed_oddly(mesh, axis: int, resolution: int) -> Bool[np.ndarray, "x y z"
     origins = origins.reshape(-1, 3)
     directions = np.zeros_like(origins)
     directions[:, axis] = 1
-    points, beams, _ = mesh.ray.intersects_location(origins, directions, multiple_hits=True)
-    odd = np.zeros((resolution**2, resolution + 1), dtype=np.bool_)
-    np.logical_xor.at(odd, (beams, np.searchsorted(ticks, points[:, axis])), True)
-    odd = np.logical_xor.accumulate(odd[:, :resolution], axis=1)
-    return np.moveaxis(odd.reshape((resolution,) * 3), -1, axis)
+    points, beams, faces = mesh.ray.intersects_location(origins, directions, multiple_hits=True)
+    winding = np.zeros((resolution**2, resolution + 1), dtype=np.int16)
+    leaving = np.sign(mesh.face_normals[faces, axis]).astype(np.int16)
+    np.subtract.at(winding, (beams, np.searchsorted(ticks, points[:, axis])), leaving)
+    winding = np.add.accumulate(winding[:, :resolution], axis=1, dtype=np.int16)
+    return np.moveaxis((winding != 0).reshape((resolution,) * 3), -1, axis)
