@@ -114,7 +114,8 @@ def soak(method: str, options: Options, folder: Path) -> dict[str, list[float]]:
     config.save_config()
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
-    looks: dict[str, list[float]] = {name: [] for name in ("step", *_NEGLIGIBLE)}
+    names = ("step", *_NEGLIGIBLE)
+    looks = np.zeros((options.steps // options.every, len(names)))  # lists would grow, and count themselves
     times, train_iteration = [], trainer.train_iteration
 
     def watched(step: int) -> Any:
@@ -125,14 +126,13 @@ def soak(method: str, options: Options, folder: Path) -> dict[str, list[float]]:
             gc.collect()  # cycles that wait for it are no leak
             files = len(os.listdir("/proc/self/fd"))
             look = (step + 1, _memory(), sys.getallocatedblocks(), files, float(np.median(times)) / _control())
-            for values, value in zip(looks.values(), look, strict=True):
-                values.append(value)
+            looks[step // options.every] = look
             times.clear()
         return outputs
 
     trainer.train_iteration = watched
     trainer.train()
-    return looks
+    return dict(zip(names, looks.T.tolist(), strict=True))
 
 
 def judged(
