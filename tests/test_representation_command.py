@@ -16,7 +16,7 @@ from PIL import Image
 from representation_files import Killed, ball, blob, write_image
 
 from crossnorm_ns.functional.metrics import psnr
-from crossnorm_ns.networks import PAPER_METHODS
+from crossnorm_ns.networks import PAPER_METHODS, make_network
 from crossnorm_ns.paper_tables import paper_row
 from crossnorm_ns.representation import cells, runs
 from crossnorm_ns.representation.command import COMMANDS, main
@@ -24,8 +24,9 @@ from crossnorm_ns.representation.errors import RepresentationError
 from crossnorm_ns.representation.evaluation import outputs_of
 from crossnorm_ns.representation.inputs import read_image
 from crossnorm_ns.representation.presets import PRESETS, family, parse_network
-from crossnorm_ns.representation.run_folder import load_network
-from crossnorm_ns.representation.table_results import ordering_violations
+from crossnorm_ns.representation.run_folder import RunFolder, load_network
+from crossnorm_ns.representation.runs import RunSpec
+from crossnorm_ns.representation.table_results import TableResults, ordering_violations
 from crossnorm_ns.representation.tasks import ImageTask, ShapeTask
 
 
@@ -366,6 +367,41 @@ def test_violations_of_the_ordering_are_named():
 def test_methods_without_a_value_do_not_hold_the_ordering():
     row = {"pe": 6.0, "pe+bn": 6.5, "pe+cn": float("nan")}
     assert ordering_violations(row) == ["PE+CN has no value: it diverged or failed"]
+
+
+def test_paper_presets_are_the_papers_configurations():
+    image, shape, ct, mri = (PRESETS["paper"][task] for task in ("image", "shape", "ct", "mri"))
+    assert image.networks == ("5x20", "5x30", "10x28", "10x40", "13x49")
+    assert shape.networks == ("2x256",)
+    assert ct.networks == ("2x128", "2x256", "4x128", "4x256")
+    assert mri.networks == ("2x256", "4x256")
+    assert (image.steps, shape.epochs, ct.steps, mri.steps) == (100_000, 200, 20_000, 1_000)
+    assert image.schedule == "constant" and image.learning_rates["normalized"] == 1e-2
+    assert {image.learning_rates[name] for name in ("relu", "pe", "siren")} == {2e-4}
+    assert dict(image.task) == {}, "all pixels of the whole image in each step"
+    assert shape.task["batch_size"] == 100_000 and shape.task["resolution"] is None, "the grid as it is, 512^3"
+    assert ct.task["num_angles"] == 100 and "downscale" not in ct.task
+    assert dict(mri.task) == {}, "the volume as it is"
+    for preset in (image, shape, ct, mri):
+        assert preset.options_of("pe+cn") == {}
+    first = next(layer for layer in make_network("pe+cn", 2, 1, (8,)).modules() if isinstance(layer, torch.nn.Linear))
+    assert first.in_features == 2 + 2 * 2 * 10, "the coordinates and ten frequencies"
+
+
+def test_time_ratios_are_seconds_to_the_others_final_quality_over_all_of_its_seconds(tmp_path):
+    def run(method, seconds, quality):
+        spec = RunSpec("image", tmp_path / "a.png", method, network="1x4", learning_rate=1e-2)
+        cell = cells.Cell(spec, tmp_path / method)
+        files = RunFolder(cell.folder)
+        cell.folder.mkdir()
+        for step, (spent, reached) in enumerate(zip(seconds, quality, strict=True)):
+            files.append_history({"step": step, "seconds": spent, "psnr": reached})
+        return cell, {"metrics": {"psnr": quality[-1]}, "seconds": seconds[-1]}
+
+    slow, fast = run("pe", [4.0, 8.0], [20.0, 25.0]), run("pe+cn", [1.0, 2.0, 3.0], [24.0, 25.0, 30.0])
+    results = TableResults("image", ["a"], ["1x4"], ["pe", "pe+cn"], [slow, fast])
+    assert results.time_ratios() == [("a", "1x4", 2.0 / 8.0)]
+    assert results.time_ratios(fast="pe", slow="pe+cn") == [("a", "1x4", None)]
 
 
 def test_an_epoch_passes_over_the_whole_grid():

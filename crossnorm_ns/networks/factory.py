@@ -75,7 +75,7 @@ def _pe(
 
 
 def make_network(method: str, in_dim: int, out_dim: int, hidden: Sequence[int], **options: Any) -> nn.Module:
-    """A coordinate network (..., in_dim) -> (..., out_dim), initialised as its paper says.
+    """A coordinate network (..., in_dim) -> (..., out_dim), initialised as its authors' code does.
 
     Coordinates are meant to lie in [-1, 1]. The random numbers are those of torch's global generator.
 

@@ -156,7 +156,7 @@ class Training:
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
             raise RepresentationError(f"{path} holds no checkpoint of a fit ({first_line(error)})") from error
         if difference is not None:
-            raise RepresentationError(f"{path} holds another run ({difference}): choose another folder")
+            raise RepresentationError(f"{path} holds another run ({difference}): give its options, or another folder")
 
     def _take(self, content: Mapping[str, Any]) -> None:
         state = State(**content["state"])
