@@ -3,6 +3,8 @@
 import hashlib
 import json
 import lzma
+import os
+import signal
 import struct
 import tracemalloc
 from dataclasses import replace
@@ -11,12 +13,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from representation_files import Watched
 
 from crossnorm_ns import calibrate
 from crossnorm_ns.functional.metrics import psnr
+from crossnorm_ns.interruption import InterruptedTraining
 from crossnorm_ns.networks import METHODS
 from crossnorm_ns.norms import norms_of
-from crossnorm_ns.representation import codec
+from crossnorm_ns.representation import codec, progress
 from crossnorm_ns.representation import fit as fitting
 from crossnorm_ns.representation.codec import (
     CodecError,
@@ -34,6 +38,7 @@ from crossnorm_ns.representation.pictures import to_8_bits
 from crossnorm_ns.representation.presets import PRESETS
 from crossnorm_ns.representation.quantization import choose_code, pack, packed_sizes, unpack
 from crossnorm_ns.representation.rate_distortion import jpeg_points, measure
+from crossnorm_ns.representation.training import Training
 
 HEIGHT, WIDTH = 20, 14
 
@@ -401,6 +406,51 @@ def test_an_image_goes_to_a_file_and_back(tmp_path, capsys):
     assert np.sqrt(np.mean((decoded.astype(float) - pixels) ** 2)) < 8
     printed = capsys.readouterr().out
     assert all(name in printed for name in ("float32", "float16", "int8", "bits per pixel"))
+
+
+def interrupted(monkeypatch, command, step):
+    """Runs a command that gets SIGTERM after a step."""
+    act = lambda done: done == step and os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+    with monkeypatch.context() as watched:
+        watched.setattr(progress, "progress_bar", lambda name: lambda steps, metric: Watched(act))
+        with pytest.raises(InterruptedTraining):
+            command.run()
+
+
+def test_an_interrupted_compression_goes_on_to_the_same_file(tmp_path, monkeypatch, usual_signals):
+    write_image(tmp_path / "in.png")
+    options = {"network": "1x8", "steps": 30, "device": "cpu"}
+    CompressCommand(image=tmp_path / "in.png", output=tmp_path / "undisturbed.cninr", **options).run()
+    command = CompressCommand(image=tmp_path / "in.png", output=tmp_path / "out.cninr", **options)
+    interrupted(monkeypatch, command, 12)
+    assert not (tmp_path / "out.cninr").exists()
+    with pytest.raises(RepresentationError, match="holds a run already: resume it"):
+        command.run()
+    taken = []
+    original = Training.step
+    monkeypatch.setattr(Training, "step", lambda self: taken.append(self.state.step) or original(self))
+    replace(command, resume=True).run()
+    assert taken == list(range(12, 30))
+    assert (tmp_path / "out.cninr").read_bytes() == (tmp_path / "undisturbed.cninr").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.png", "out.cninr", "undisturbed.cninr"]
+
+
+def test_interrupted_curves_keep_the_networks_that_are_done(tmp_path, monkeypatch, usual_signals):
+    write_image(tmp_path / "in.png")
+    options = {"networks": ("1x8", "2x8"), "steps": 20, "device": "cpu"}
+    RateDistortionCommand(image=tmp_path / "in.png", output=tmp_path / "undisturbed", **options).run()
+    command = RateDistortionCommand(image=tmp_path / "in.png", output=tmp_path / "curves", **options)
+    replace(command, networks=("1x8",)).run()
+    interrupted(monkeypatch, replace(command, networks=("2x8",)), 15)
+    taken = []
+    original = Training.step
+    monkeypatch.setattr(Training, "step", lambda self: taken.append(self.state.step) or original(self))
+    replace(command, resume=True).run()
+    assert taken == list(range(15, 20)), "the first network was done"
+    found, expected = (
+        json.loads((tmp_path / name / "points.json").read_text())["points"] for name in ("curves", "undisturbed")
+    )
+    assert found == expected
 
 
 def test_values_beyond_float16_can_be_stored_in_float32(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -46,9 +47,20 @@ class _FitOptions:
     """Of the initial weights and of the pixels drawn."""
     device: Device | None = None
     """cpu, cuda, cuda:1, ... By default the GPU if there is one."""
+    resume: bool = False
+    """Goes on from where the same command was interrupted."""
 
-    def points(self, image: Path, method: str, network: str) -> dict[Quantization, tuple[RatePoint, bytes]]:
-        """Trains a network on an image, and stores it in each quantisation that holds it."""
+    def points(
+        self, image: Path, method: str, network: str, folder: Path
+    ) -> dict[Quantization, tuple[RatePoint, bytes]]:
+        """Trains a network on an image, and stores it in each quantisation that holds it.
+
+        Args:
+            image: any image file.
+            method: see `make_network`.
+            network: layers x width.
+            folder: for the training's checkpoint.
+        """
         from crossnorm_ns.representation.codec import ImageSpec
         from crossnorm_ns.representation.errors import RepresentationError
         from crossnorm_ns.representation.fit import fit
@@ -66,8 +78,10 @@ class _FitOptions:
         options = spec.fit_options(task, max_seconds=self.max_seconds)
         options = replace(options, evaluate_every=max(options.evaluate_every, options.steps // _EVALUATIONS))
         settings, progress = spec.network_options(), progress_bar(f"{method} {network}")
-        run = fit(task, method, hidden, options, network_options=settings, progress=progress)
+        files = {"folder": folder, "resume": self.resume}
+        run = fit(task, method, hidden, options, network_options=settings, progress=progress, **files)
         if not run.metrics:
+            shutil.rmtree(folder)
             raise RepresentationError(f"training diverged ({run.trouble}): choose a smaller --learning-rate")
         height, width = task.size
         stored_as = ImageSpec(method, hidden, height, width, settings)
@@ -81,7 +95,7 @@ class CompressCommand(_FitOptions):
     image: tyro.conf.Positional[InputFile]
     """Any image file that Pillow reads."""
     output: tyro.conf.Positional[OutputFile]
-    """The .cninr file to write."""
+    """The .cninr file to write. Until it is there, a folder beside it (.training) holds the training's checkpoint."""
     method: MethodName = "pe+cn"
     """See the command image."""
     network: NetworkName = "10x28"
@@ -96,7 +110,9 @@ class CompressCommand(_FitOptions):
         from crossnorm_ns.files import atomic_file
         from crossnorm_ns.representation.errors import RepresentationError
 
-        points = self.points(self.image, self.method, self.network)
+        training = self.output.with_name(f"{self.output.name}.training")
+        points = self.points(self.image, self.method, self.network, training)
+        shutil.rmtree(training)
         if self.quantization not in points:
             raise RepresentationError(
                 f"{self.quantization} cannot hold the values of this network: use --quantization {', '.join(points)}"
@@ -181,10 +197,12 @@ class RateDistortionCommand(_FitOptions):
     networks: Annotated[tuple[NetworkName, ...], NOT_EMPTY] = ("5x20", "5x30", "10x28", "10x40", "13x49")
     """Hidden layers x width of each network; by default the paper's."""
     output: OutputFolder = Path("outputs/representation/rate-distortion")
-    """Folder of the results: points.json, curves.png."""
+    """Folder of the results: points.json, curves.png, and the trainings."""
 
     def run(self) -> None:
         """Trains all networks, writes and prints the curves."""
+        from rich.console import Console
+
         from crossnorm_ns.provenance import provenance
         from crossnorm_ns.representation.analysis_files import write_figure, write_json
         from crossnorm_ns.representation.inputs import read_image
@@ -193,11 +211,13 @@ class RateDistortionCommand(_FitOptions):
         found = jpeg_points(read_image(self.image))
         for method in self.methods:
             for network in self.networks:
-                found += [point for point, _ in self.points(self.image, method, network).values()]
+                training = self.output / "trainings" / f"{method}-{network}"
+                found += [point for point, _ in self.points(self.image, method, network, training).values()]
         content = {"image": str(self.image), "seed": self.seed, **provenance(), "points": [asdict(p) for p in found]}
         write_json(content, self.output / "points.json")
         write_figure(rate_distortion_figure(found), self.output / "curves.png")
         show_points(found, f"rate and distortion of {self.image.name}")
+        Console().print(f"wrote {self.output}", soft_wrap=True, highlight=False, markup=False)
 
 
 def show_points(points: Sequence[RatePoint], title: str) -> None:
@@ -211,7 +231,7 @@ def show_points(points: Sequence[RatePoint], title: str) -> None:
         table.add_column(head, justify="left" if head in ("codec", "setting") else "right")
     for p in points:
         reference = exact.get((p.codec.split()[0], p.setting))
-        loss = "" if reference is None else f"{reference - p.psnr:.2f} dB"
+        loss = "" if reference is None else f"{round(reference - p.psnr, 2) + 0.0:.2f} dB"
         row = (p.codec, p.setting, f"{p.bytes:,}", f"{p.bits_per_pixel:.3f}", f"{p.psnr:.2f} dB", loss, f"{p.ssim:.4f}")
         table.add_row(*row)
     Console().print(table)
