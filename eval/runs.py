@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from crossnorm_ns.data.errors import DataError
+from crossnorm_ns.data.nerfstudio_scene import check_nerfstudio_scene
 from crossnorm_ns.engine.checkpoints import missing_weights, read_checkpoint
 from eval.errors import EvaluationError, first_line
 from eval.run_config import read_config
@@ -96,6 +97,8 @@ def read_run_config(config_path: Path, data: Path | None = None, allow_outside: 
 
 
 def _set_data(config: "TrainerConfig", config_path: Path, data: Path | None, allow_outside: bool) -> None:
+    from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig  # noqa: PLC0415
+
     datamanager: Any = config.pipeline.datamanager
     dataparser = getattr(datamanager, "dataparser", None)
     if dataparser is not None and hasattr(dataparser, "allow_outside"):
@@ -110,6 +113,8 @@ def _set_data(config: "TrainerConfig", config_path: Path, data: Path | None, all
     config.data = datamanager.data = data.resolve()
     if dataparser is not None:
         dataparser.data = datamanager.data
+    if isinstance(dataparser, NerfstudioDataParserConfig):
+        check_nerfstudio_scene(data, dataparser.downscale_factor, allow_outside)
 
 
 def _find_data(config: "TrainerConfig", config_path: Path, recorded: Path) -> Path:

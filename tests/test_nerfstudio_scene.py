@@ -12,6 +12,7 @@ from PIL import Image
 
 from crossnorm_ns.data.errors import DataError
 from crossnorm_ns.data.nerfstudio_scene import check_nerfstudio_scene
+from eval.runs import read_run_config
 from method_configs.elsewhere import nerfacto_cn
 
 VALID = {
@@ -63,7 +64,7 @@ WRONG = {
     "a frame of text": (changed(lambda c: c.update(frames=["a"])), "at least one frame"),
     "no name": (changed(lambda c: c["frames"][1].pop("file_path")), "frame 1: no file_path"),
     "no picture": (changed(lambda c: c["frames"][1].update(file_path="images/9.png")), "there is no file"),
-    "a name that no system has": (changed(lambda c: c["frames"][1].update(file_path="a\0b")), "there is no file"),
+    "a name that no system has": (changed(lambda c: c["frames"][1].update(file_path="a\0b")), "is no name of a file"),
     "no pose": (changed(lambda c: c["frames"][2].pop("transform_matrix")), "frame 2 (images/2.png): transform_matrix"),
     "NaN": (changed(lambda c: c["frames"][0]["transform_matrix"][0].__setitem__(3, float("nan"))), "finite"),
     "a ragged pose": (changed(lambda c: c["frames"][0].update(transform_matrix=[[1], [1, 2]])), "4x4"),
@@ -78,6 +79,48 @@ def test_what_is_wrong_is_named(tmp_path: Path, contents: Any, words: str) -> No
     with pytest.raises(DataError, match="transforms.json") as error:
         check_nerfstudio_scene(write(tmp_path / "scene", contents))
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def leading_out(folder: Path) -> dict[str, Path]:
+    """Scenes each of which has something that leads out of it."""
+    (folder / "secret").mkdir()
+    Image.new("RGB", (24, 24)).save(folder / "secret" / "1.png")
+    up = "../secret/1.png"
+    scenes = {
+        "name": write(folder / "name", changed(lambda c: c["frames"][1].update(file_path=up))),
+        "mask": write(folder / "mask", changed(lambda c: c["frames"][1].update(mask_path=up))),
+        "points": write(folder / "points", VALID | {"ply_file_path": "../secret/points.ply"}),
+    }
+    for name in ("link", "smaller", "json"):
+        scenes[name] = write(folder / name, VALID)
+    (folder / "link" / "images" / "1.png").unlink()
+    (folder / "link" / "images" / "1.png").symlink_to(folder / "secret" / "1.png")
+    (folder / "smaller" / "images_2").symlink_to(folder / "secret")
+    (folder / "json" / "transforms.json").rename(folder / "secret" / "transforms.json")
+    (folder / "json" / "transforms.json").symlink_to(folder / "secret" / "transforms.json")
+    return scenes
+
+
+@pytest.mark.parametrize("name", ["name", "mask", "points", "link", "smaller", "json"])
+def test_what_leads_out_of_the_scene_is_read_with_allow_outside_alone(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene = leading_out(tmp_path)[name]
+    check_nerfstudio_scene(scene, allow_outside=True)
+    config = copy.deepcopy(nerfacto_cn.config)
+    config.output_dir, config.pipeline.datamanager.data = tmp_path / "outputs", scene
+    config.timestamp, config.experiment_name = "now", "scene"
+    with pytest.raises(SystemExit) as end:
+        config.save_config()
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and "lies outside of the scene's folder" in error and error.count("\n") == 1
+    assert not config.output_dir.exists()
+    config.allow_outside = True
+    config.save_config()
+    written = next(config.output_dir.rglob("config.yml"))
+    with pytest.raises(DataError, match="lies outside"):
+        read_run_config(written)
+    read_run_config(written, allow_outside=True)
 
 
 def test_a_scene_without_its_file_is_named_with_what_to_do(tmp_path: Path) -> None:

@@ -66,6 +66,8 @@ class CrossNormTrainerConfig(TrainerConfig):
     """Training batches over which the population statistics of norms that train with the batch's are gathered."""
     process_timeout: Annotated[float, between(0.001, 10**9)] = 300.0
     """Seconds that each of several processes waits for the others before it gives them up and ends the training."""
+    allow_outside: bool = False
+    """Reads files outside of the scene's folder where its files name such, as the dataparsers' own option does."""
 
     def faults(self) -> Iterator[Fault]:
         """Numbers of nerfstudio's own that no training can have."""
@@ -88,11 +90,13 @@ class CrossNormTrainerConfig(TrainerConfig):
         with errors_in_one_line(DataError, LimitError):
             check_options(self)
             if hasattr(parser, "check_data"):
+                parser.allow_outside = parser.allow_outside or self.allow_outside
                 if datamanager.data is not None:
                     parser.data = datamanager.data
                 parser.check_data()
             elif isinstance(parser, NerfstudioDataParserConfig):
-                check_nerfstudio_scene(datamanager.data or parser.data, parser.downscale_factor)
+                data = datamanager.data or parser.data
+                check_nerfstudio_scene(data, parser.downscale_factor, self.allow_outside)
             if (checkpoint := self.checkpoint_to_load()) is not None:
                 read_good_checkpoint(checkpoint)
         if checkpoint is None:
