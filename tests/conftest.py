@@ -28,6 +28,15 @@ def returned_memory() -> None:
         malloc_trim(0)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def writers_of_other_modules_forgotten() -> None:
+    """Trainings leave nerfstudio's global event writers; a process forked later would wait for their threads."""
+    writer = sys.modules.get("nerfstudio.utils.writer")
+    if writer is not None:
+        for state in (writer.EVENT_WRITERS, writer.EVENT_STORAGE, writer.GLOBAL_BUFFER):
+            state.clear()
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of real test data: `CROSSNORM_DATA`, or `../shared/data` beside the checkout."""
