@@ -467,7 +467,7 @@ def test_values_beyond_float16_can_be_stored_in_float32(tmp_path, monkeypatch):
     command = CompressCommand(image=tmp_path / "in.png", output=tmp_path / "out.cninr", **options)
     with pytest.raises(RepresentationError, match="use --quantization float32"):
         command.run()
-    replace(command, quantization="float32").run()
+    replace(command, quantization="float32", resume=True).run()
     network, _ = decode((tmp_path / "out.cninr").read_bytes())
     assert float(network.layers[0].bias.detach()[0]) == 1e6
 

@@ -112,14 +112,15 @@ class CompressCommand(_FitOptions):
 
         training = self.output.with_name(f"{self.output.name}.training")
         points = self.points(self.image, self.method, self.network, training)
-        shutil.rmtree(training)
         if self.quantization not in points:
             raise RepresentationError(
-                f"{self.quantization} cannot hold the values of this network: use --quantization {', '.join(points)}"
+                f"{self.quantization} cannot hold the values of this network: use --quantization {', '.join(points)} "
+                "and --resume"
             )
         chosen = points[self.quantization][1]
         with atomic_file(self.output) as file:
             file.write(chosen)
+        shutil.rmtree(training)
         show_points([point for point, _ in points.values()], f"{self.method} {self.network} on {self.image.name}")
         Console().print(
             f"wrote {self.output} ({self.quantization}, {len(chosen):,} bytes)",
