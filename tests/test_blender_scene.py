@@ -266,12 +266,14 @@ def test_picture_of_another_size(scene: Path) -> None:
 def test_a_picture_that_many_frames_name_is_read_once(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     contents = json.loads((scene / "transforms_train.json").read_text())
     rewrite(scene, "train", contents | {"frames": contents["frames"] * 50})
-    read = []
-    original = blender_scene.size_and_mode
+    read, resolved = [], []
+    original, check_inside = blender_scene.size_and_mode, blender_scene.check_inside
     monkeypatch.setattr(blender_scene, "size_and_mode", lambda *args: read.append(args[0]) or original(*args))
+    monkeypatch.setattr(blender_scene, "check_inside", lambda *args: resolved.append(args[1]) or check_inside(*args))
     check_scene(scene, ["train"])
     assert sorted(set(read)) == [scene / "train" / f"r_{i}.png" for i in range(3)]
     assert len(read) <= 4, "each once, and the first for the size"
+    assert sorted(resolved) == [scene / "train" / f"r_{i}.png" for i in range(3)] + [scene / "transforms_train.json"]
     Image.new("RGBA", (10, 8)).save(scene / "train" / "r_2.png")
     raises(scene, "frame 2 ", "10x8", "12x8")
 

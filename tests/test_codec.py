@@ -424,7 +424,7 @@ def test_an_interrupted_compression_goes_on_to_the_same_file(tmp_path, monkeypat
     command = CompressCommand(image=tmp_path / "in.png", output=tmp_path / "out.cninr", **options)
     interrupted(monkeypatch, command, 12)
     assert not (tmp_path / "out.cninr").exists()
-    with pytest.raises(RepresentationError, match="holds a run already: resume it"):
+    with pytest.raises(RepresentationError, match="out.cninr.training is there already: --resume"):
         command.run()
     taken = []
     original = Training.step
@@ -451,6 +451,25 @@ def test_interrupted_curves_keep_the_networks_that_are_done(tmp_path, monkeypatc
         json.loads((tmp_path / name / "points.json").read_text())["points"] for name in ("curves", "undisturbed")
     )
     assert found == expected
+
+
+def test_a_folder_that_was_there_before_a_compression_is_left_alone(tmp_path):
+    write_image(tmp_path / "in.png")
+    (tmp_path / "out.cninr.training").mkdir()
+    (tmp_path / "out.cninr.training" / "notes.txt").write_text("mine")
+    options = {"network": "1x8", "steps": 3, "device": "cpu"}
+    with pytest.raises(RepresentationError, match="is there already"):
+        CompressCommand(image=tmp_path / "in.png", output=tmp_path / "out.cninr", **options).run()
+    assert (tmp_path / "out.cninr.training" / "notes.txt").read_text() == "mine"
+
+
+def test_a_compression_that_diverges_keeps_what_its_message_names(tmp_path):
+    write_image(tmp_path / "in.png")
+    options = {"network": "1x8", "steps": 40, "learning_rate": 1e30, "device": "cpu"}
+    said = "diverged .*smaller --learning-rate, and remove .*out.cninr.training"
+    with pytest.raises(RepresentationError, match=said):
+        CompressCommand(image=tmp_path / "in.png", output=tmp_path / "out.cninr", **options).run()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.png", "out.cninr.training"]
 
 
 def test_values_beyond_float16_can_be_stored_in_float32(tmp_path, monkeypatch):

@@ -69,6 +69,8 @@ WRONG = {
     "NaN": (changed(lambda c: c["frames"][0]["transform_matrix"][0].__setitem__(3, float("nan"))), "finite"),
     "a ragged pose": (changed(lambda c: c["frames"][0].update(transform_matrix=[[1], [1, 2]])), "4x4"),
     "no focal length": (changed(lambda c: c.pop("fl_x")), "fl_x is None"),
+    "an endless focal length": (changed(lambda c: c.update(fl_x=10**400)), "but must be a positive number"),
+    "infinity": (changed(lambda c: c.update(cx=float("inf"))), "cx is inf"),
     "no width": (changed(lambda c: c.update(w=0)), "w is 0"),
     "a focal length of text": (changed(lambda c: c.update(fl_y="30")), "fl_y is '30'"),
 }

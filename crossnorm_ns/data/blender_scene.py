@@ -70,7 +70,12 @@ def read_split(scene: Path, split: str, downscale_factor: int = 1, allow_outside
     frames = contents.get("frames")
     if not isinstance(frames, list) or not frames:
         raise DataError(f"{path}: no frames. Its key 'frames' must list at least one frame with file_path and matrix.")
-    image_paths = tuple(_image_path(scene, path, index, frame, allow_outside) for index, frame in enumerate(frames))
+    found: dict[str, Path] = {}
+    for index, frame in enumerate(frames):
+        name = _file_path(path, index, frame)
+        if name not in found:
+            found[name] = _image_path(scene, path, index, name, allow_outside)
+    image_paths = tuple(found[frame["file_path"]] for frame in frames)
     camera_to_worlds = [_camera_to_world(path, index, frame) for index, frame in enumerate(frames)]
     where = _frame(image_paths[0], path, 0)
     width, height = downscaled_size(where, _image_size(image_paths[0], where), downscale_factor)
@@ -168,10 +173,14 @@ def _camera_angle_x(path: Path, angle: Any) -> float:
     return float(angle)
 
 
-def _image_path(scene: Path, path: Path, index: int, frame: Any, allow_outside: bool) -> Path:
+def _file_path(path: Path, index: int, frame: Any) -> str:
     file_path = frame.get("file_path") if isinstance(frame, dict) else None
     if not isinstance(file_path, str) or not file_path:
         raise DataError(f"{path}, frame {index}: no file_path. Each frame must name its picture, as './train/r_0'.")
+    return file_path
+
+
+def _image_path(scene: Path, path: Path, index: int, file_path: str, allow_outside: bool) -> Path:
     image_path = scene / (file_path if file_path.lower().endswith(".png") else f"{file_path}.png")
     if not os.path.isfile(image_path):  # Path.is_file raises on names that no file system has
         raise DataError(

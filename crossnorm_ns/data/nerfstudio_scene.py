@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from crossnorm_ns.reading import FileError, read_json
 NAMES = ("file_path", "mask_path", "depth_file_path")
 SMALLER = ("images", "masks", "depths")
 """Folders of smaller pictures have these names with the factor behind."""
+LARGEST = float(np.finfo(np.float32).max)
 INTRINSICS = ("fl_x", "fl_y", "cx", "cy", "w", "h")
 
 
@@ -38,7 +38,7 @@ def check_nerfstudio_scene(data: Path, downscale_factor: int | None = None, allo
             f"No file {path}: give a scene in nerfstudio's format (ns-process-data makes one); one in Blender's format "
             "is read with the dataparser blender-cn at the end of the command."
         )
-    check_inside(path.parent, path, f"{path}", allow_outside)
+    check_inside(path.parent, path, str(path), allow_outside)
     try:
         contents = read_json(path)
     except FileError as error:
@@ -60,7 +60,7 @@ def check_nerfstudio_scene(data: Path, downscale_factor: int | None = None, allo
             raise DataError(f"{where} ({name}): transform_matrix must be a 4x4 matrix of finite numbers.")
         for key in INTRINSICS:
             value = contents.get(key, frame.get(key))
-            if type(value) not in (int, float) or not math.isfinite(value) or value <= 0:
+            if type(value) not in (int, float) or not 0 < value <= LARGEST:
                 raise DataError(f"{where} ({name}): {key} is {value!r}, but must be a positive number.")
 
 

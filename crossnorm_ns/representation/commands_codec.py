@@ -69,6 +69,8 @@ class _FitOptions:
         from crossnorm_ns.representation.runs import RunSpec, choose_device
         from crossnorm_ns.representation.tasks import ImageTask
 
+        if folder.exists() and not self.resume:
+            raise RepresentationError(f"{folder} is there already: --resume goes on from it, or remove it")
         spec = RunSpec("image", image, method, self.preset, network, self.learning_rate, self.steps, self.seed)
         spec, hidden, device = spec.completed(), parse_network(network), choose_device(self.device)
         task = ImageTask.open(image)
@@ -81,8 +83,9 @@ class _FitOptions:
         files = {"folder": folder, "resume": self.resume}
         run = fit(task, method, hidden, options, network_options=settings, progress=progress, **files)
         if not run.metrics:
-            shutil.rmtree(folder)
-            raise RepresentationError(f"training diverged ({run.trouble}): choose a smaller --learning-rate")
+            raise RepresentationError(
+                f"training diverged ({run.trouble}): choose a smaller --learning-rate, and remove {folder}"
+            )
         height, width = task.size
         stored_as = ImageSpec(method, hidden, height, width, settings)
         return network_points(run.network.cpu(), stored_as, task.signal.cpu().reshape(height, width, 3))
