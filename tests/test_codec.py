@@ -37,7 +37,7 @@ from crossnorm_ns.representation.errors import RepresentationError
 from crossnorm_ns.representation.pictures import to_8_bits
 from crossnorm_ns.representation.presets import PRESETS
 from crossnorm_ns.representation.quantization import choose_code, pack, packed_sizes, unpack
-from crossnorm_ns.representation.rate_distortion import jpeg_points, measure
+from crossnorm_ns.representation.rate_distortion import RatePoint, gain_at_equal_rates, gains, jpeg_points, measure
 from crossnorm_ns.representation.training import Training
 
 HEIGHT, WIDTH = 20, 14
@@ -520,7 +520,47 @@ def test_jpegs_of_higher_quality_are_larger_and_better():
     assert points[0].bits_per_pixel == points[0].bytes * 8 / 64**2
 
 
-def test_the_curves_hold_jpeg_and_every_network(tmp_path):
+def _curve(codec, psnr_of_rate, rates):
+    return [RatePoint(codec, "", 0, float(rate), float(psnr_of_rate(np.log2(rate))), 0.0) for rate in rates]
+
+
+def test_gains_are_differences_of_psnr_at_equal_rates():
+    """Straight over the logarithm of the rate: 20 + 4 x and 21 + 2 x, both known from 1 to 8 bits per pixel."""
+    points = [
+        *_curve("steep float16", lambda x: 20 + 4 * x, (0.5, 2, 8)),
+        *_curve("flat float16", lambda x: 21 + 2 * x, (16, 4, 1)),
+    ]
+    gain = gain_at_equal_rates(points, "steep float16", "flat float16")
+    assert gain is not None
+    assert (gain.least, gain.mean, gain.largest) == pytest.approx((-1, 2, 5)), "2 x - 1 for x from 0 to 3"
+    assert (gain.lowest_rate, gain.highest_rate) == pytest.approx((1, 8))
+    back = gain_at_equal_rates(points, "flat float16", "steep float16")
+    assert back is not None and back.mean == pytest.approx(-2)
+
+
+def test_codecs_without_common_rates_are_not_compared():
+    points = [
+        *_curve("a int8", lambda x: x, (1, 2)),
+        *_curve("b int8", lambda x: x, (2, 3)),
+        *_curve("jpeg", abs, (9,)),
+    ]
+    assert gain_at_equal_rates(points, "a int8", "b int8") is None
+    assert gain_at_equal_rates(points, "a int8", "jpeg") is None
+    assert gain_at_equal_rates(points, "a int8", "c int8") is None
+    assert gains(points) == []
+
+
+def test_methods_are_compared_where_they_store_weights_alike_and_with_jpeg():
+    codecs = ("pe+cn float16", "pe+cn int8", "pe float16", "pe int8", "jpeg")
+    points = [point for codec in codecs for point in _curve(codec, abs, (1, 2))]
+    assert [(gain.codec, gain.other) for gain in gains(points)] == [
+        ("pe+cn float16", "pe float16"),
+        ("pe+cn int8", "pe int8"),
+        *((codec, "jpeg") for codec in codecs[:-1]),
+    ]
+
+
+def test_the_curves_hold_jpeg_and_every_network(tmp_path, capsys):
     write_image(tmp_path / "in.png")
     RateDistortionCommand(
         image=tmp_path / "in.png", networks=("1x8", "2x8"), steps=3, device="cpu", output=tmp_path / "curves"
@@ -529,6 +569,7 @@ def test_the_curves_hold_jpeg_and_every_network(tmp_path):
     assert {point["codec"] for point in points} == {"jpeg", "pe+cn float32", "pe+cn float16", "pe+cn int8"}
     assert {p["setting"] for p in points if p["codec"] == "pe+cn int8"} == {"1x8", "2x8"}
     assert (tmp_path / "curves" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "PSNR at equal bits per pixel" in capsys.readouterr().out
 
 
 def test_inputs_that_are_no_files_of_the_kind_are_refused(tmp_path):

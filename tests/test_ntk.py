@@ -26,7 +26,7 @@ from crossnorm_ns.representation.eigenvalues import (
 )
 from crossnorm_ns.representation.errors import RepresentationError
 from crossnorm_ns.representation.initialization import initial_network
-from crossnorm_ns.representation.kernel_analysis import kernels_in_training
+from crossnorm_ns.representation.kernel_analysis import growths, kernels_in_training
 from crossnorm_ns.representation.ntk import (
     jacobian_blocks,
     kernel_eigenvalues,
@@ -310,9 +310,11 @@ def test_the_command_writes_kernels_growth_and_figures(tmp_path, capsys):
         num_seeds=1,
         growth_samples=(10, 20),
         growth_widths=(4, 8),
+        device="cpu",
         output=tmp_path / "ntk",
     ).run()
     results = json.loads((tmp_path / "ntk" / "ntk.json").read_text())
+    assert results["options"]["device"] == "cpu"
     assert [(k["method"], k["step"]) for k in results["kernels"]] == [
         ("relu", 0), ("relu", 2), ("relu+cn", 0), ("relu+cn", 2)
     ]  # fmt: skip
@@ -324,6 +326,22 @@ def test_the_command_writes_kernels_growth_and_figures(tmp_path, capsys):
     for name in ("eigenvalues.png", "growth.png"):
         assert (tmp_path / "ntk" / name).read_bytes().startswith(b"\x89PNG")
     assert "relu+cn" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("method", ["relu", "pe+cn"])
+def test_kernels_on_a_gpu_are_those_of_the_cpu(method):
+    on_cpu, on_gpu = (
+        [
+            *kernels_in_training(method, 16, (8,), (0, 3), 1e-2, seeds=(1,), device=device),
+            *growths(method, 16, (8,), (8, 16), (), seeds=(1,), device=device),
+        ]
+        for device in ("cpu", "cuda")
+    )
+    for expected, found in zip(on_cpu[:2], on_gpu[:2], strict=True):
+        largest = float(expected.eigenvalues[0])
+        torch.testing.assert_close(found.eigenvalues.cpu(), expected.eigenvalues, rtol=1e-4, atol=1e-6 * largest)
+    assert on_gpu[2].orders()["maximum"] == pytest.approx(on_cpu[2].orders()["maximum"], rel=1e-6)
 
 
 def test_a_kernel_of_a_diverged_network_is_named(tmp_path):

@@ -26,8 +26,10 @@ from crossnorm_ns.representation.inputs import read_image
 from crossnorm_ns.representation.presets import PRESETS, family, parse_network
 from crossnorm_ns.representation.run_folder import RunFolder, load_network
 from crossnorm_ns.representation.runs import RunSpec
+from crossnorm_ns.representation.table_report import pictures_figure
 from crossnorm_ns.representation.table_results import TableResults, ordering_violations
-from crossnorm_ns.representation.tasks import ImageTask, ShapeTask
+from crossnorm_ns.representation.tasks import ImageTask, MRITask, ShapeTask
+from crossnorm_ns.representation.tasks.mri import frequency_mask
 
 
 @pytest.fixture
@@ -69,7 +71,7 @@ def test_each_task_writes_and_prints_its_results(inputs, monkeypatch, capsys, ta
     assert set(result["statistics"]) == {"stored", "batch", "chunks"}
     metric = "iou" if task == "shape" else "psnr"
     assert result["metrics"][metric] == pytest.approx(result["statistics"]["stored"][metric], rel=1e-6)
-    for name in ("best.pt", "last.pt", "history.jsonl", "picture.png", "preview.png"):
+    for name in ("best.pt", "last.pt", "history.jsonl", "picture.png", "preview.png", "preview-truth.png"):
         assert (folder / name).stat().st_size > 0
     assert f"pe+cn 2x8 on {RUNS[task][1]}" in " ".join(capsys.readouterr().out.split())
 
@@ -377,13 +379,21 @@ def test_paper_presets_are_the_papers_configurations():
     assert mri.networks == ("2x256", "4x256")
     assert (image.steps, shape.epochs, ct.steps, mri.steps) == (100_000, 200, 20_000, 1_000)
     assert image.schedule == "constant" and image.learning_rates["normalized"] == 1e-2
-    assert {image.learning_rates[name] for name in ("relu", "pe", "siren")} == {2e-4}
+    assert {rate for name, rate in image.learning_rates.items() if name != "normalized"} == {2e-4}
+    assert (shape.schedule, shape.final_factor, set(shape.learning_rates.values())) == ("exponential", 0.2, {5e-3})
+    assert (ct.schedule, ct.final_factor, set(ct.learning_rates.values())) == ("exponential", 0.1, {5e-3})
+    assert (mri.schedule, set(mri.learning_rates.values())) == ("constant", {2e-3})
     assert dict(image.task) == {}, "all pixels of the whole image in each step"
     assert shape.task["batch_size"] == 100_000 and shape.task["resolution"] is None, "the grid as it is, 512^3"
     assert ct.task["num_angles"] == 100 and "downscale" not in ct.task
     assert dict(mri.task) == {}, "the volume as it is"
-    for preset in (image, shape, ct, mri):
-        assert preset.options_of("pe+cn") == {}
+    assert {name: dict(options) for name, options in shape.network_options.items()} == {"wire": {"sigma_0": 40.0}}
+    for preset in (image, ct, mri):
+        assert dict(preset.network_options) == {}
+    wire = make_network("wire", 2, 1, (8,))
+    assert (wire.omega_0, wire.sigma_0) == (10, 10)
+    volume = MRITask(torch.zeros(96, 96, 96), **mri.task)
+    np.testing.assert_array_equal(volume.mask.numpy(), frequency_mask((96, 96, 96), num_draws=200_000))
     first = next(layer for layer in make_network("pe+cn", 2, 1, (8,)).modules() if isinstance(layer, torch.nn.Linear))
     assert first.in_features == 2 + 2 * 2 * 10, "the coordinates and ten frequencies"
 
@@ -402,6 +412,26 @@ def test_time_ratios_are_seconds_to_the_others_final_quality_over_all_of_its_sec
     results = TableResults("image", ["a"], ["1x4"], ["pe", "pe+cn"], [slow, fast])
     assert results.time_ratios() == [("a", "1x4", 2.0 / 8.0)]
     assert results.time_ratios(fast="pe", slow="pe+cn") == [("a", "1x4", None)]
+
+
+def test_pictures_of_a_table_show_the_truth_first_and_each_method_at_its_best_rate(tmp_path):
+    def run(method, rate, quality, level):
+        cell = cells.Cell(
+            RunSpec("image", tmp_path / "a.png", method, network="1x4", learning_rate=rate),
+            tmp_path / method / str(rate),
+        )
+        cell.folder.mkdir(parents=True)
+        for name, value in (("preview.png", level), ("preview-truth.png", 200)):
+            Image.fromarray(np.full((4, 4), value, dtype=np.uint8)).save(cell.folder / name)
+        return cell, {"metrics": {"psnr": quality}}
+
+    tried = [run("pe", 1e-3, 20.0, 10), run("pe", 1e-2, 22.0, 20), run("pe+cn", 1e-2, 25.0, 30)]
+    results = TableResults("image", ["a"], ["1x4"], ["pe", "pe+bn", "pe+cn"], tried)
+    shown = {
+        axes.get_title(): [int(image.get_array().max()) for image in axes.images]
+        for axes in pictures_figure(results, "1x4").axes
+    }
+    assert shown == {"truth": [200], "PE  22.00": [20], "PE+BN  -": [], "PE+CN  25.00": [30]}
 
 
 def test_an_epoch_passes_over_the_whole_grid():

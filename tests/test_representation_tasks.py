@@ -218,6 +218,36 @@ def test_real_voxel_grids_and_meshes_are_read(shared_data):
     assert mesh_occupancy(shared_data / "meshes" / "armadillo_43k.ply", 32).mean() > 0.03
 
 
+def test_shapes_are_seen_upright_and_not_as_in_a_mirror():
+    """From small z an eye sees large x on its left, large y above; from small x large y on its left, large z above."""
+    inside = torch.zeros(8, 8, 8, dtype=torch.bool)
+    inside[1:4, 1:7, 3] = True
+    inside[4, 1, 3] = True  # a foot at larger x
+    inside[2, 6, 4] = True  # a nose at larger z and y
+    task = ShapeTask(inside)
+    panels = task.views(torch.where(task.signal, 1.0, -1.0)[:, None])
+    for panel in panels:
+        np.testing.assert_array_equal(panel.reconstruction, panel.truth)
+    backgrounds = (1, 1, 0)  # white, white; black
+    along_z, along_x, section = (
+        ["".join(" #"[value] for value in row) for row in (panel.truth != background).astype(int)]
+        for panel, background in zip(panels, backgrounds, strict=True)
+    )
+    blank = " " * 8
+    assert along_z == [blank, *["    ### "] * 5, "   #### ", blank]
+    assert along_x == [blank, blank, blank, " #      ", " ###### ", blank, blank, blank]
+    assert section == [blank, "  #     ", *[blank] * 6], "through the nose, x to the right"
+
+
+def test_shapes_are_shaded_by_the_slope_of_their_near_side():
+    inside = torch.zeros(12, 12, 12, dtype=torch.bool)
+    inside[1:11, 1:11, 4:8] = True
+    inside[3, 3, 2] = inside[8, 8, 9] = True  # a bump in front, and one behind
+    seen = ShapeTask(inside).views(torch.zeros(12**3, 1))[0].truth[::-1, ::-1].T
+    assert max(seen[2, 3], seen[3, 4]) < 0.7, "slopes of the bump are dark"
+    assert (seen[6:10, 6:10] == seen[5, 7]).all() and seen[5, 7] > 0.85, "nothing is seen of what is behind"
+
+
 # --- tomography and magnetic resonance
 
 

@@ -59,6 +59,16 @@ def test_the_same_seed_gives_the_same_history():
     assert not np.array_equal(first.errors, other.errors)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_errors_on_a_gpu_are_those_of_the_cpu():
+    signal = sum_of_sines(32, (1, 4))
+    expected, found = (
+        learn_frequencies("pe+cn", signal.to(torch.device(device)), (8,), steps=10, learning_rate=1e-2)
+        for device in ("cpu", "cuda")
+    )
+    np.testing.assert_allclose(found.errors, expected.errors, rtol=1e-3)
+
+
 def test_a_band_is_learned_when_its_error_stays_low():
     errors = np.array([[1.0, 1.0, 0.01], [0.05, 0.9, 0.01], [0.2, np.nan, 0.01], [0.04, 0.5, 0.01]])
     history = FrequencyHistory("relu", ((1, 1), (2, 2), (3, 3)), (0, 10, 100, 1000), errors)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from crossnorm_ns.limits import (
     NOT_EMPTY,
     Count,
+    Device,
     Fault,
     OutputFolder,
     Positive,
@@ -21,6 +22,9 @@ from crossnorm_ns.limits import (
 from crossnorm_ns.networks import METHODS, MethodName
 from crossnorm_ns.representation.initialization import Initialization
 from crossnorm_ns.representation.presets import NetworkName, parse_network
+
+if TYPE_CHECKING:
+    import torch
 
 _METHODS: tuple[MethodName, ...] = tuple(
     name for name in METHODS if name.startswith(("relu", "pe")) and not name.endswith("-paper")
@@ -45,14 +49,17 @@ class _AnalysisOptions:
     """Of Adam, for all methods alike."""
     seed: Seed = 0
     """Of the first initial weights and of the signal."""
+    device: Device | None = None
+    """cpu, cuda, cuda:1, ... By default the GPU if there is one."""
 
     def network_options(self, method: str) -> dict[str, Any]:
         """Options of `make_network`."""
         return {"num_frequencies": self.num_frequencies} if method.startswith("pe") else {}
 
-    def described(self) -> dict[str, Any]:
-        """The options, for JSON."""
-        return {name: str(value) if isinstance(value, Path) else value for name, value in vars(self).items()}
+    def described(self, device: torch.device) -> dict[str, Any]:
+        """The options and the device that was taken, for JSON."""
+        options = {name: str(value) if isinstance(value, Path) else value for name, value in vars(self).items()}
+        return {**options, "device": device.type}
 
 
 @dataclass(kw_only=True)
@@ -86,21 +93,30 @@ class NTKCommand(_AnalysisOptions):
         from crossnorm_ns.provenance import provenance
         from crossnorm_ns.representation import kernel_analysis as analysis
         from crossnorm_ns.representation.analysis_files import write_figure, write_json
+        from crossnorm_ns.representation.runs import choose_device
 
-        hidden, console = parse_network(self.network), Console()
+        hidden, console, device = parse_network(self.network), Console(), choose_device(self.device)
         seeds = tuple(range(self.seed, self.seed + self.num_seeds))
         snapshots = []
         for method in self.methods:
             options = self.network_options(method)
             with console.status(f"kernels of {method}"):
                 snapshots += analysis.kernels_in_training(
-                    method, self.samples, hidden, self.steps, self.learning_rate, seeds, self.initialization, **options
+                    method,
+                    self.samples,
+                    hidden,
+                    self.steps,
+                    self.learning_rate,
+                    seeds,
+                    self.initialization,
+                    device,
+                    **options,
                 )
         write_figure(analysis.eigenvalue_figure(snapshots), self.output / "eigenvalues.png")
         console.print(analysis.statistics_table(snapshots))
         growths = []
         for method in self.methods:
-            options = {"initialization": self.initialization, **self.network_options(method)}
+            options = {"initialization": self.initialization, "device": device, **self.network_options(method)}
             with console.status(f"growth of the eigenvalues of {method}"):
                 growths += analysis.growths(
                     method, self.samples, hidden, self.growth_samples, self.growth_widths, seeds, **options
@@ -108,7 +124,7 @@ class NTKCommand(_AnalysisOptions):
         if growths:
             write_figure(analysis.growth_figure(growths), self.output / "growth.png")
             console.print(analysis.growth_table(growths))
-        results = {"options": self.described(), **provenance(), **analysis.as_json(snapshots, growths)}
+        results = {"options": self.described(device), **provenance(), **analysis.as_json(snapshots, growths)}
         write_json(results, self.output / "ntk.json")
         console.print(f"wrote {self.output}", soft_wrap=True, highlight=False, markup=False)
 
@@ -133,10 +149,11 @@ class SpectrumCommand(_AnalysisOptions):
 
         from crossnorm_ns.provenance import provenance
         from crossnorm_ns.representation.analysis_files import write_figure, write_json
+        from crossnorm_ns.representation.runs import choose_device
         from crossnorm_ns.representation.spectrum import learn_frequencies, spectrum_figure, sum_of_sines
 
-        hidden = parse_network(self.network)
-        signal, console, histories = sum_of_sines(self.samples, self.frequencies, self.seed), Console(), []
+        hidden, console, device = parse_network(self.network), Console(), choose_device(self.device)
+        signal, histories = sum_of_sines(self.samples, self.frequencies, self.seed).to(device), []
         for method in self.methods:
             with console.status(f"training {method}"):
                 histories.append(
@@ -159,7 +176,7 @@ class SpectrumCommand(_AnalysisOptions):
             table.add_row(history.method, *(f"{'-' if step is None else step} ({error:.3f})" for step, error in cells))
         console.print(table)
         curves = {h.method: {"steps": h.steps, "errors": h.errors.tolist()} for h in histories}
-        results = {"options": self.described(), **provenance(), "methods": curves}
+        results = {"options": self.described(device), **provenance(), "methods": curves}
         write_json(results, self.output / "spectrum.json")
         write_figure(spectrum_figure(histories), self.output / "errors.png")
         console.print(f"wrote {self.output}", soft_wrap=True, highlight=False, markup=False)

@@ -25,7 +25,7 @@ from crossnorm_ns.representation.presets import NetworkName, PresetName, parse_n
 from crossnorm_ns.representation.quantization import Quantization
 
 if TYPE_CHECKING:
-    from crossnorm_ns.representation.rate_distortion import RatePoint
+    from crossnorm_ns.representation.rate_distortion import Gain, RatePoint
 
 _QUICK_BATCH = 2**14
 _EVALUATIONS = 10
@@ -210,18 +210,42 @@ class RateDistortionCommand(_FitOptions):
         from crossnorm_ns.provenance import provenance
         from crossnorm_ns.representation.analysis_files import write_figure, write_json
         from crossnorm_ns.representation.inputs import read_image
-        from crossnorm_ns.representation.rate_distortion import jpeg_points, rate_distortion_figure
+        from crossnorm_ns.representation.rate_distortion import gains, jpeg_points, rate_distortion_figure
 
         found = jpeg_points(read_image(self.image))
         for method in self.methods:
             for network in self.networks:
                 training = self.output / "trainings" / f"{method}-{network}"
                 found += [point for point, _ in self.points(self.image, method, network, training).values()]
-        content = {"image": str(self.image), "seed": self.seed, **provenance(), "points": [asdict(p) for p in found]}
+        compared = gains(found)
+        content = {
+            "image": str(self.image),
+            "seed": self.seed,
+            **provenance(),
+            "points": [asdict(point) for point in found],
+            "gains": [asdict(gain) for gain in compared],
+        }
         write_json(content, self.output / "points.json")
         write_figure(rate_distortion_figure(found), self.output / "curves.png")
         show_points(found, f"rate and distortion of {self.image.name}")
+        show_gains(compared)
         Console().print(f"wrote {self.output}", soft_wrap=True, highlight=False, markup=False)
+
+
+def show_gains(gains: Sequence[Gain]) -> None:
+    """Prints how far codecs are above each other at equal rates."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="PSNR at equal bits per pixel, interpolated over their logarithm")
+    for head in ("codec", "over"):
+        table.add_column(head)
+    for head in ("least", "mean", "largest", "bits/pixel"):
+        table.add_column(head, justify="right")
+    for gain in gains:
+        decibels = (f"{value:+.2f} dB" for value in (gain.least, gain.mean, gain.largest))
+        table.add_row(gain.codec, gain.other, *decibels, f"{gain.lowest_rate:.3f} to {gain.highest_rate:.3f}")
+    Console().print(table)
 
 
 def show_points(points: Sequence[RatePoint], title: str) -> None:

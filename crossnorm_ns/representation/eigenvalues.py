@@ -90,13 +90,14 @@ def statistics_at_initialisation(
     *,
     seeds: Sequence[int] = (0,),
     initialization: Initialization = "torch",
+    device: torch.device | str = "cpu",
     **options: Any,
 ) -> EigenvalueStatistics:
     """Mean over seeds of the statistics of an untrained network's kernel on a 1-D signal."""
-    several = []
+    points, several = points_on_a_line(samples).to(device), []
     for seed in seeds:
-        network = initial_network(method, hidden, seed, initialization, **options)
-        several.append(describe(kernel_eigenvalues(neural_tangent_kernel(network, points_on_a_line(samples)))))
+        network = initial_network(method, hidden, seed, initialization, **options).to(device)
+        several.append(describe(kernel_eigenvalues(neural_tangent_kernel(network, points))))
     return mean_statistics(several)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -54,13 +55,14 @@ def kernels_in_training(
     learning_rate: float,
     seeds: Sequence[int],
     initialization: Initialization = "torch",
+    device: torch.device | str = "cpu",
     **options: Any,
 ) -> list[KernelSnapshot]:
     """Kernels of a network on the points of a sum of sines, at some steps of its training by Adam on it."""
     found: dict[int, list[Tensor]] = {step: [] for step in sorted(set(steps))}
-    signal = sum_of_sines(samples, [f for f in FREQUENCIES if 2 * f < samples])
+    signal = sum_of_sines(samples, [f for f in FREQUENCIES if 2 * f < samples]).to(device)
     for seed in seeds:
-        network = initial_network(method, hidden, seed, initialization, **options)
+        network = initial_network(method, hidden, seed, initialization, **options).to(device)
         for step, _ in enumerate(train(network, signal, max(found), learning_rate)):
             if step not in found:
                 continue

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Bool, Float, Shaped, UInt8
 
 from crossnorm_ns.files import atomic_file
 
@@ -57,14 +57,17 @@ def comparison(panels: Sequence[Panel]) -> Figure:
     return figure
 
 
-def shaded(inside: np.ndarray, axis: int) -> Float[np.ndarray, "height width"]:
-    """A voxel grid seen along an axis: each pixel shaded by the slope of the first voxel behind it, white if none."""
-    grid = np.moveaxis(np.asarray(inside, dtype=bool), axis, 0)
+def shaded(inside: Bool[np.ndarray, "x y z"], axis: Literal[0, 2]) -> Float[np.ndarray, "height width"]:
+    """A voxel grid seen along x (z is up) or along z (y is up), as an eye sees it.
+
+    Each pixel is shaded by the slope of the first voxel behind it, white if there is none.
+    """
+    grid = np.moveaxis(inside, axis, 0)
     depth = np.where(grid.any(axis=0), grid.argmax(axis=0), np.nan).astype(np.float64)
     rows, columns = np.gradient(depth)
     shade = 1 / np.sqrt(1 + rows**2 + columns**2)
     shade = np.where(np.isnan(depth), 1.0, np.where(np.isnan(shade), 0.1, 0.1 + 0.8 * shade))
-    return shade.T[::-1]
+    return shade.T[::-1, ::-1]
 
 
 def _error(panel: Panel) -> Float[np.ndarray, "height width"]:

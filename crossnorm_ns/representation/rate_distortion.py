@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from scipy.integrate import trapezoid
 from torch import Tensor, nn
 
 from crossnorm_ns.functional.metrics import psnr, ssim
@@ -89,6 +90,51 @@ def network_points(
         name = f"{len(spec.hidden)}x{spec.hidden[0]}"
         points[quantization] = (measure(f"{spec.method} {quantization}", name, data, image, original), data)
     return points
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How far a codec's PSNR is above another's at equal bits per pixel."""
+
+    codec: str
+    other: str
+    least: float
+    """In decibels, over the rates that both have."""
+    mean: float
+    """Over the logarithm of the rate, as in Bjontegaard's measure, but of straight lines between the points."""
+    largest: float
+    lowest_rate: float
+    """In bits per pixel."""
+    highest_rate: float
+
+
+def gain_at_equal_rates(points: Sequence[RatePoint], codec: str, other: str) -> Gain | None:
+    """Compares two codecs, their PSNR interpolated over the logarithm of the rate; None if no rates are common."""
+    (rates, psnrs), (other_rates, other_psnrs) = (
+        np.array(sorted((np.log(p.bits_per_pixel), p.psnr) for p in points if p.codec == name)).reshape(-1, 2).T
+        for name in (codec, other)
+    )
+    if not len(rates) or not len(other_rates):
+        return None
+    low, high = max(rates[0], other_rates[0]), min(rates[-1], other_rates[-1])
+    if low >= high:
+        return None
+    knots = np.unique(np.concatenate([rates, other_rates]).clip(low, high))
+    differences = np.interp(knots, rates, psnrs) - np.interp(knots, other_rates, other_psnrs)
+    mean = trapezoid(differences, knots) / (high - low)
+    decibels = (float(value) for value in (differences.min(), mean, differences.max()))
+    return Gain(codec, other, *decibels, float(np.exp(low)), float(np.exp(high)))
+
+
+def gains(points: Sequence[RatePoint]) -> list[Gain]:
+    """Each codec over those behind it in the order of the points that store weights alike, and over JPEG."""
+    codecs = list(dict.fromkeys(point.codec for point in points if point.codec != "jpeg"))
+    pairs = [
+        *((a, b) for i, a in enumerate(codecs) for b in codecs[i + 1 :] if a.split()[1] == b.split()[1]),
+        *((a, "jpeg") for a in codecs),
+    ]
+    found = (gain_at_equal_rates(points, *pair) for pair in pairs)
+    return [gain for gain in found if gain is not None]
 
 
 def rate_distortion_figure(points: Sequence[RatePoint]) -> Figure:

@@ -157,7 +157,7 @@ def execute(
     """Carries out a run, writes its files and returns what `result.json` holds.
 
     Beside the files of `RunFolder`: the reconstruction in the usual format of its kind, `picture.png` with
-    reconstruction, truth and error, and `preview.png`, the reconstruction alone.
+    reconstruction, truth and error, and each of the first two alone: `preview.png` and `preview-truth.png`.
 
     Raises:
         RepresentationError: the input, an option or the folder cannot be used.
@@ -215,6 +215,7 @@ def _write_pictures(run: Run, task: Task, folder: Path) -> str | None:
     views = task.views(outputs)
     write_figure(comparison(views), folder / "picture.png")
     write_picture(to_8_bits(views[0].reconstruction), folder / "preview.png")
+    write_picture(to_8_bits(views[0].truth), folder / "preview-truth.png")
     try:
         return task.save(outputs, folder).name
     except EmptySurfaceError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +31,10 @@ class Signal:
     values: Float[Tensor, "samples 1"]
     bands: tuple[tuple[int, int], ...]
     """First and last frequency of each band, in cycles over the signal."""
+
+    def to(self, device: torch.device) -> Signal:
+        """The same signal on a device."""
+        return replace(self, points=self.points.to(device), values=self.values.to(device))
 
 
 def sum_of_sines(samples: int, frequencies: Sequence[int] = FREQUENCIES, seed: int = 0) -> Signal:
@@ -109,7 +113,7 @@ def learn_frequencies(
 
     Args:
         method: see `make_network`.
-        signal: what is fitted.
+        signal: what is fitted, on the device to train on.
         hidden: width of each hidden layer.
         steps: of Adam.
         learning_rate: constant.
@@ -118,11 +122,11 @@ def learn_frequencies(
         options: of the method.
     """
     torch.manual_seed(seed)
-    network = make_network(method, 1, 1, hidden, **options)
+    network = make_network(method, 1, 1, hidden, **options).to(signal.points.device)
     recorded = sorted({0, *(round((steps + 1) ** (i / (records - 1))) - 1 for i in range(1, records))})
     wanted = set(recorded)
     errors = [
-        band_errors(outputs, signal.values, signal.bands).numpy()
+        band_errors(outputs, signal.values, signal.bands).cpu().numpy()
         for step, outputs in enumerate(train(network, signal, steps, learning_rate))
         if step in wanted
     ]

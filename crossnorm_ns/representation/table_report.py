@@ -30,7 +30,7 @@ def write_report(results: TableResults, grid: Grid, failures: Sequence[str], out
     notes = [describe(results, grid), *_findings(results), *failures]
     pictures = []
     for network in results.networks:
-        for kind, figure in (("curves", _curves(results, network)), ("pictures", _pictures(results, network))):
+        for kind, figure in (("curves", _curves(results, network)), ("pictures", pictures_figure(results, network))):
             path = output / f"{kind}-{network}.png"
             write_figure(figure, path)
             pictures.append((f"{kind.capitalize()}, {network}", path))
@@ -96,23 +96,29 @@ def _curves(results: TableResults, network: str) -> Figure:
     return figure
 
 
-def _pictures(results: TableResults, network: str) -> Figure:
-    """Reconstructions of the first input by all methods."""
+def pictures_figure(results: TableResults, network: str) -> Figure:
+    """The first input, and its reconstructions by all methods."""
     from matplotlib.figure import Figure
     from PIL import Image
 
-    columns = min(5, len(results.methods))
-    rows = -(-len(results.methods) // columns)
+    source = results.inputs[0]
+    runs = {method: results.run(source, network, method) for method in results.methods}
+    folders = {method: run[0].folder for method, run in runs.items() if run is not None}
+    truths = (folder / "preview-truth.png" for folder in folders.values())
+    panels: dict[str, Path | None] = {"truth": next(filter(Path.is_file, truths), None)}
+    for method, value in results.row(network, results.metric, source).items():
+        title = f"{label(method)}  {shown(value, results.metric)}"
+        panels[title] = folders[method] / "preview.png" if method in folders else None
+    columns = min(5, len(panels))
+    rows = -(-len(panels) // columns)
     figure = Figure(figsize=(2.6 * columns, 2.9 * rows + 0.3), dpi=110, layout="constrained")
-    figure.suptitle(f"{results.inputs[0]}: {named(results.metric)} of each method", fontsize=10)
+    figure.suptitle(f"{source}: {named(results.metric)} of each method", fontsize=10)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
-    for axes, method in zip(grid.flat, results.methods, strict=False):
-        run = results.run(results.inputs[0], network, method)
-        value = results.row(network, results.metric, results.inputs[0])[method]
-        axes.set_title(f"{label(method)}  {shown(value, results.metric)}", fontsize=9)
-        if run is not None and (run[0].folder / "preview.png").is_file():
-            with Image.open(run[0].folder / "preview.png") as picture:
+    for axes, (title, path) in zip(grid.flat, panels.items(), strict=False):
+        axes.set_title(title, fontsize=9)
+        if path is not None and path.is_file():
+            with Image.open(path) as picture:
                 axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     return figure

@@ -95,9 +95,11 @@ class ShapeTask(Task):
     def views(self, outputs: Float[Tensor, "points 1"]) -> list[Panel]:
         found, truth = self._grid(outputs[:, 0] >= 0), self._grid(self.signal)
         middle = self.size[2] // 2
-        views = [Panel(f"along {'xyz'[axis]}", shaded(found, axis), shaded(truth, axis)) for axis in (0, 2)]
-        section = Panel("section", found[:, :, middle].T[::-1] * 1.0, truth[:, :, middle].T[::-1] * 1.0)
-        return [*views, section]
+        return [
+            Panel("along z", shaded(found, 2), shaded(truth, 2)),
+            Panel("along x", shaded(found, 0), shaded(truth, 0)),
+            Panel("section", found[:, :, middle].T[::-1] * 1.0, truth[:, :, middle].T[::-1] * 1.0),
+        ]
 
     def save(self, outputs: Float[Tensor, "points 1"], folder: Path) -> Path:
         """Writes the surface of probability 0.5 as a mesh, in the coordinates of the grid.
