@@ -63,7 +63,7 @@ def test_the_same_seed_gives_the_same_history():
 def test_errors_on_a_gpu_are_those_of_the_cpu():
     signal = sum_of_sines(32, (1, 4))
     expected, found = (
-        learn_frequencies("pe+cn", signal.to(torch.device(device)), (8,), steps=10, learning_rate=1e-2)
+        learn_frequencies("pe+cn", signal.to(device), (8,), steps=10, learning_rate=1e-2)
         for device in ("cpu", "cuda")
     )
     np.testing.assert_allclose(found.errors, expected.errors, rtol=1e-3)

@@ -121,9 +121,15 @@ def gain_at_equal_rates(points: Sequence[RatePoint], codec: str, other: str) -> 
         return None
     knots = np.unique(np.concatenate([rates, other_rates]).clip(low, high))
     differences = np.interp(knots, rates, psnrs) - np.interp(knots, other_rates, other_psnrs)
-    mean = trapezoid(differences, knots) / (high - low)
-    decibels = (float(value) for value in (differences.min(), mean, differences.max()))
-    return Gain(codec, other, *decibels, float(np.exp(low)), float(np.exp(high)))
+    return Gain(
+        codec,
+        other,
+        least=float(differences.min()),
+        mean=float(trapezoid(differences, knots) / (high - low)),
+        largest=float(differences.max()),
+        lowest_rate=float(np.exp(low)),
+        highest_rate=float(np.exp(high)),
+    )
 
 
 def gains(points: Sequence[RatePoint]) -> list[Gain]:

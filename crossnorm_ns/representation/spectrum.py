@@ -32,7 +32,7 @@ class Signal:
     bands: tuple[tuple[int, int], ...]
     """First and last frequency of each band, in cycles over the signal."""
 
-    def to(self, device: torch.device) -> Signal:
+    def to(self, device: torch.device | str) -> Signal:
         """The same signal on a device."""
         return replace(self, points=self.points.to(device), values=self.values.to(device))
 
