@@ -6,7 +6,8 @@ estimate over means of blocks holds zero, or the whole rise is below what the sy
 A block is the time from one evaluation to the next, which leaves the allocator in another state: within it looks depend
 on each other. Times are processor times, over those of a fixed computation at the same look: the machine's own pace
 does not count. Memory is what is allocated, where glibc says so: what it keeps of what was freed goes up and down by
-tens of MiB. Python's own small objects are counted besides. Both are read behind a collection of cycles. Exit code 1
+tens of MiB. It counts freed blocks that a thread keeps for itself (its tcache) as allocated, so trainings run without
+those. Python's own small objects are counted besides. Both are read behind a collection of cycles. Exit code 1
 where one is not flat.
 """
 
@@ -178,6 +179,7 @@ def _in_own_process(method: str, options: Options) -> dict[str, list[float]]:
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
+    os.environ["GLIBC_TUNABLES"] = "glibc.malloc.tcache_count=0"  # read by glibc as the process starts
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_soak_alone, method, options, Path(folder)).result()
 
