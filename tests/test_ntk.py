@@ -264,6 +264,15 @@ def test_the_plain_network_grows_as_the_mean_field_model_says():
     assert mean_field_order("siren", "width", "mean") is None
 
 
+def test_a_batch_normalized_network_grows_with_samples_where_the_model_says_that_it_does_not():
+    """On a fixed interval neighbours come closer as samples grow, which the mean-field model leaves out."""
+    options = {"seeds": (0, 1), "initialization": "gaussian"}
+    orders = growth_with_samples("relu+bn", (32, 64, 128), (64, 64), **options).orders()
+    assert mean_field_order("relu+bn", "samples", "variance") == 0 and orders["variance"] > 0.8
+    assert mean_field_order("relu+bn", "samples", "maximum") == 0.5 and orders["maximum"] > 0.8
+    assert math.isclose(orders["mean"], 0, abs_tol=0.15)
+
+
 def test_gaussian_initialisation_has_the_variances_it_names():
     model = initial_network("relu+cn", (300, 300), seed=0, initialization="gaussian")
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]

@@ -194,6 +194,16 @@ def test_the_papers_numbers_stand_in_a_table_of_their_own(inputs):
     assert "Learning rates:" in text, "one was tried"
 
 
+def test_the_papers_networks_stand_there_where_it_has_none_of_ours():
+    results = TableResults("mri", ["head"], ["2x128"], ["pe", "pe+cn"], [])
+    paper = next(table for table in results.tables() if table.title.startswith("The paper's"))
+    assert [row[0] for row in paper.rows] == [
+        f"{metric} {network} paper" for network in ("2x256", "4x256") for metric in ("PSNR", "SSIM")
+    ]
+    expected = paper_row("mri", "psnr", "4x256")
+    assert [float(cell) for cell in paper.rows[2][1:]] == [expected["pe"], expected["pe+cn"]]
+
+
 def test_each_method_is_shown_at_its_best_learning_rate(table):
     _, folder = table
     results = json.loads((folder / "results.json").read_text())

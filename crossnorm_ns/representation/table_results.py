@@ -12,7 +12,7 @@ from typing import Any
 from crossnorm_ns.paper_tables import paper_row, paper_table
 from crossnorm_ns.representation.cells import Cell
 from crossnorm_ns.representation.page import Cells
-from crossnorm_ns.representation.presets import TaskName
+from crossnorm_ns.representation.presets import PRESETS, TaskName
 from crossnorm_ns.representation.run_folder import Entry, RunFolder
 
 METRICS: dict[TaskName, tuple[str, ...]] = {
@@ -112,10 +112,11 @@ class TableResults:
     def tables(self) -> list[Cells]:
         """The results in the paper's shape, the paper's numbers in the same columns below, and learning rates.
 
-        The paper's have a table of their own: they are of its inputs, sizes and steps.
+        The paper's have a table of their own: they are of its inputs, sizes and steps. Where it has none of these
+        networks, its own stand there.
         """
         heads = ["", *(label(method) for method in self.methods)]
-        rows, published = [], []
+        rows = []
         for network in self.networks:
             for metric in METRICS[self.task]:
                 for name, source in self._sources():
@@ -123,9 +124,7 @@ class TableResults:
                     rows.append(self._text(title, self.row(network, metric, source), metric))
                     if self.task == "ct" and metric == self.metric:
                         rows.append(self._text(f"{title}, highest", self.highest(network, source), metric))
-                    paper = self._paper_row(metric, network, name, source)
-                    if paper is not None:
-                        published.append(self._text(f"{_NAMES[metric]} {network} paper{paper[0]}", paper[1], metric))
+        published = self._published(self.networks) or self._published(PRESETS["paper"][self.task].networks)
         rates = [
             [network, *(f"{self.rates[network, m]:g}" if (network, m) in self.rates else "-" for m in self.methods)]
             for network in self.networks
@@ -171,6 +170,17 @@ class TableResults:
         """Names of the rows and their inputs; the mean has None."""
         several = len(self.inputs) > 1
         return [*((name, name) for name in self.inputs), ("mean", None)] if several else [(self.inputs[0], None)]
+
+    def _published(self, networks: Sequence[str]) -> list[list[str]]:
+        """The paper's rows of these networks, as far as it has them."""
+        rows = []
+        for network in networks:
+            for metric in METRICS[self.task]:
+                for name, source in self._sources():
+                    paper = self._paper_row(metric, network, name, source)
+                    if paper is not None:
+                        rows.append(self._text(f"{_NAMES[metric]} {network} paper{paper[0]}", paper[1], metric))
+        return rows
 
     def _paper_row(self, metric: str, network: str, name: str, source: str | None) -> tuple[str, Row] | None:
         scene = None
