@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from crossnorm_ns.files import atomic_file
@@ -109,16 +110,17 @@ def pictures_figure(results: TableResults, network: str) -> Figure:
     for method, value in results.row(network, results.metric, source).items():
         title = f"{label(method)}  {shown(value, results.metric)}"
         panels[title] = folders[method] / "preview.png" if method in folders else None
+    pictures = {title: np.asarray(Image.open(path)) for title, path in panels.items() if path and path.is_file()}
+    height, width = next((picture.shape[:2] for picture in pictures.values()), (1, 1))
     columns = min(5, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(2.6 * columns, 2.9 * rows + 0.3), dpi=110, layout="constrained")
+    figure = Figure(figsize=(2.6 * columns, (2.6 * height / width + 0.3) * rows + 0.3), dpi=110, layout="constrained")
     figure.suptitle(f"{source}: {named(results.metric)} of each method", fontsize=10)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
-    for axes, (title, path) in zip(grid.flat, panels.items(), strict=False):
+    for axes, title in zip(grid.flat, panels, strict=False):
         axes.set_title(title, fontsize=9)
-        if path is not None and path.is_file():
-            with Image.open(path) as picture:
-                axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        if title in pictures:
+            axes.imshow(pictures[title], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     return figure
