@@ -4,7 +4,7 @@
 # make docs: builds the documentation site in docs/_build; warnings are errors.
 # make release-check: builds sdist and wheel in dist/ and tries the wheel in an environment of its own (8 GB for a while).
 # make test-faults: kills trainings 60 times, damages files, trains in many processes and for long, stores the figures (docs/RELIABILITY.md).
-# make bench: measures the norms beside batch normalization and fails if one is worse than it must be.
+# make bench: measures the norms beside batch normalization and fails if one is worse than it must be, as on all machines so far.
 # All make the environment in .venv on first use and reuse it afterwards.
 
 PYTHON ?= python3

@@ -71,14 +71,14 @@ def attempt(
     docs: Path = Path("docs"),
     jobs: int = 2,
 ) -> None:
-    """What might make CN win more: one change each, at the published and at the best learning rate, one seed.
+    """What might make CN win more: one change each, at the published and at a higher learning rate, one seed.
 
     Args:
         data: scene folder in Blender format.
         name: of the scene, in file names and headings.
         steps: of each training.
-        none_rate: best learning rate of the plain network.
-        cn_rate: best learning rate of CN.
+        none_rate: higher learning rate of the plain network.
+        cn_rate: higher learning rate of CN.
         output: keeps the result of each training.
         docs: where results/mipnerf-NAME-attempts.json and .md go.
         jobs: trainings at a time, one thread each.
@@ -239,13 +239,13 @@ def attempts_table(results: Sequence[Result]) -> str:
         norm, kind, label, _ = result["run"]["name"].split("-attempt-")[1].split("-")
         groups.setdefault((kind, norm), {})[label.replace("_", " ")] = result
     rows = []
-    for kind in ("published", "best"):
+    for kind, heading in (("published", "published: "), ("best", "")):
         plain, cross = groups[kind, "none"], groups[kind, "cn"]
         for label, result in cross.items():
             rival = plain.get(label, plain["unchanged"])
             rows.append(
                 _row(
-                    f"{kind}: {result['run']['learning_rate']:g}",
+                    f"{heading}{result['run']['learning_rate']:g}",
                     label,
                     result["run"]["steps"],
                     f"{rival['psnr']:.2f}",

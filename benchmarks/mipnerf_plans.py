@@ -75,7 +75,7 @@ def ablation(scene: str, data: str, steps: int, rate: float, seeds: Sequence[int
 def attempts(scene: str, data: str, steps: int, best: dict[str, float]) -> list[Run]:
     """One change each to CN with Glorot weights, as published, beside the unchanged run; one seed.
 
-    What changes the speed of learning is tried at the published and at the best learning rate, the rest at the best;
+    What changes the speed of learning is tried at the published and at the given learning rate, the rest at the latter;
     what is not a matter of norms, on the plain network as well.
     """
     speed: dict[str, dict[str, Any]] = {

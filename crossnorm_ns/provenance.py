@@ -6,6 +6,7 @@ import functools
 import os
 import platform
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,12 @@ def versions() -> dict[str, str | None]:
 
 
 def machine() -> str:
-    """Architecture, processor and number of cores."""
-    return f"{platform.machine()}, {processor()}, {os.cpu_count()} cores"
+    """Architecture, processor, number of cores, and the GPU where this process has used one."""
+    parts = [platform.machine(), processor(), f"{os.cpu_count()} cores"]
+    torch = sys.modules.get("torch")  # a process that has not imported it has used no GPU
+    if torch is not None and torch.cuda.is_initialized():
+        parts.append(torch.cuda.get_device_name())
+    return ", ".join(parts)
 
 
 def processor() -> str:

@@ -97,6 +97,7 @@ def main(arguments: Arguments, training: tuple[str, ...] = ()) -> None:
     from rich.console import Console
 
     from eval.benchmark_runs import carry_out, write_report
+    from eval.errors import EvaluationError
 
     output = arguments.output or Path("outputs") / f"benchmark-{arguments.kind}"
     cells = make_cells(arguments, output, training)
@@ -105,7 +106,9 @@ def main(arguments: Arguments, training: tuple[str, ...] = ()) -> None:
     missing = [cell for cell in cells if cell.result is None and (arguments.retry_failed or cell.failure is None)]
     for cell in missing:
         cell.forget()
-    carry_out(cells, _outcomes(arguments, missing, output))
+        if cell.obstacle:
+            cell.note_failure(EvaluationError(cell.obstacle))
+    carry_out(cells, _outcomes(arguments, [cell for cell in missing if not cell.obstacle], output))
     console = Console()
     failed = [(cell, cell.failure) for cell in cells if cell.result is None and cell.failure is not None]
     for cell, failure in failed:
@@ -169,6 +172,7 @@ def make_cells(arguments: Arguments, output: Path, training: tuple[str, ...]) ->
             evaluation=_evaluation(arguments, scene),
             resumes=isinstance(config, CrossNormTrainerConfig),
             threads=threads,
+            obstacle=_obstacle(arguments, method, config),
         )
         for scene in scenes
         for method, config in methods.items()
@@ -218,6 +222,14 @@ def find_methods(names: str) -> dict[str, TrainerConfig]:
     if not found:
         raise EvaluationError("--methods is empty: give names of methods, with commas between.")
     return found
+
+
+def _obstacle(arguments: Arguments, method: str, config: TrainerConfig) -> str:
+    from crossnorm_ns.models.surface import SurfaceModelConfig
+
+    if arguments.kind == "blender" or isinstance(getattr(config.pipeline, "model", None), SurfaceModelConfig):
+        return ""
+    return f"needs a signed distance: {method} has no surface that eval.dtu_chamfer can measure"
 
 
 def _dataparser(arguments: Arguments, config: TrainerConfig) -> str:

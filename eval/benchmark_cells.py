@@ -133,6 +133,7 @@ class Cell:
         evaluation: module and options of the evaluation, without config and output.
         resumes: whether a training that was interrupted goes on from its checkpoint.
         threads: of each process; None leaves them open.
+        obstacle: why it cannot be done, known before; empty where nothing is.
     """
 
     method: str
@@ -144,6 +145,7 @@ class Cell:
     evaluation: tuple[str, ...]
     resumes: bool
     threads: int | None = None
+    obstacle: str = ""
 
     @property
     def name(self) -> str:

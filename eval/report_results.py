@@ -169,12 +169,35 @@ def _method(source: dict[str, Any], place: str) -> str:
 
 
 def _representation(results: Sequence[tuple[Path, dict[str, Any]]], table: TableName) -> Iterator[Figure]:
+    """Those at the presets' learning rates; where others were tried, all of them as another protocol, too."""
+    by_protocol: dict[str, list[tuple[Path, dict[str, Any]]]] = defaultdict(list)
+    for file, result in results:
+        by_protocol[_protocol(result, table)].append((file, result))
+    for protocol, runs in by_protocol.items():
+        untuned = [(file, result) for file, result in runs if _has_presets_rate(result, table)]
+        yield from _at_best_rates(untuned, protocol, table)
+        if len(untuned) < len(runs):
+            rates = [f"{rate:g}" for rate in sorted({result["spec"]["learning_rate"] for _, result in runs})]
+            words = "learning rate" if len(rates) == 1 else "each method's best of learning rates"
+            yield from _at_best_rates(runs, f"{protocol}, {words} {', '.join(rates)}", table)
+
+
+def _has_presets_rate(result: dict[str, Any], table: TableName) -> bool:
+    from crossnorm_ns.representation.presets import PRESETS, family
+
+    spec = result["spec"]
+    return spec["learning_rate"] == PRESETS[spec["preset"]][table].learning_rates[family(spec["method"])]
+
+
+def _at_best_rates(
+    results: Sequence[tuple[Path, dict[str, Any]]], protocol: str, table: TableName
+) -> Iterator[Figure]:
     """Means over inputs, but for shapes; each method with its best learning rate by the first metric."""
     metrics = tuple(paper_table(table).values)
-    groups: dict[tuple[str, ...], list[tuple[Path, dict[str, Any]]]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[tuple[Path, dict[str, Any]]]] = defaultdict(list)
     for file, result in results:
-        groups[(_protocol(result, table), *_item_of(result, table))].append((file, result))
-    for (protocol, item, shapes), group in groups.items():
+        groups[_item_of(result, table)].append((file, result))
+    for (item, shapes), group in groups.items():
         stems = {Path(result["spec"]["input"]).stem for _, result in group}
         sizes = {"x".join(map(str, result["size"])) for _, result in group}
         of_paper = (table, stems) == ("image", KODAK)

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -54,9 +55,9 @@ class Sweep:
     def started(self) -> list[str]:
         return [start["cell"] for start in self.starts()]
 
-    def run(self, *words: object) -> tuple[int, str, str]:
+    def run(self, *words: object, kind: str = "blender") -> tuple[int, str, str]:
         """Exit status, output and errors."""
-        arguments = ["blender", "--data", self.data, "--methods", "mipnerf-ref,mipnerf-cn", "--output", self.output]
+        arguments = [kind, "--data", self.data, "--methods", "mipnerf-ref,mipnerf-cn", "--output", self.output]
         self.monkeypatch.setattr(sys, "argv", ["eval.benchmark", *map(str, (*arguments, *words))])
         before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         status = 0
@@ -331,6 +332,24 @@ def test_scans_are_evaluated_by_their_number_and_reference(sweep: Sweep) -> None
     arguments.scenes = "all"
     with pytest.raises(ValueError, match="nameless has no number of a scan"):
         benchmark.make_cells(arguments, sweep.output, ())
+
+
+def test_methods_without_a_surface_are_not_trained_on_scans(sweep: Sweep) -> None:
+    (sweep.data / "scan1").mkdir()
+    (sweep.data / "scan1" / "cameras_sphere.npz").touch()
+    sweep.behave("fail", "neus-cn-scan1-0")
+    words = ("--methods", "mipnerf-cn,nerfacto,neus-facto,neus-cn")
+    for again in ((), ("--retry-failed",)):
+        status, out, err = sweep.run(*words, *again, kind="dtu")
+        assert status == 1 and "4 of 4 cells are not done" in err
+        for method in ("mipnerf-cn", "nerfacto", "neus-facto"):
+            assert f"{method} on scan1, seed 0: needs a signed distance: {method} has no surface that" in out
+            assert re.search(rf"{method} .* needs a signed distance", err)
+    assert sweep.started() == ["neus-cn-scan1-0"] * 2
+    arguments = benchmark.Arguments("dtu", sweep.data, "neus-cn,neus-cn-tiny,volsdf-ref", "scan1")
+    assert not any(cell.obstacle for cell in benchmark.make_cells(arguments, sweep.output, ()))
+    arguments = benchmark.Arguments("blender", sweep.data, "nerfacto", "one")
+    assert not any(cell.obstacle for cell in benchmark.make_cells(arguments, sweep.output, ()))
 
 
 def read_by_ns_train(cells: list[Any]) -> list[Any]:

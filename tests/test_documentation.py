@@ -121,6 +121,19 @@ def test_defaults_that_differ_are_given_for_each_method(site: Path) -> None:
     assert "Norm before each hidden ReLU" in html
 
 
+@pytest.mark.parametrize("page", ["mipnerf", "neus", "volsdf"])
+def test_options_of_nerfstudio_without_effect_say_so(site: Path, page: str) -> None:
+    text = generated(f"methods-{page}")
+    coefficients = [line for line in text.splitlines() if line.startswith("| `rgb-loss")]
+    assert len(coefficients) == 2 and all("| Unused: " in line for line in coefficients)
+    assert "| `prompt` | `str or None` | `None` | Unused. |" in text
+
+
+def test_defaults_that_are_functions_are_named(site: Path) -> None:
+    (row,) = [line for line in generated("methods-mipnerf").splitlines() if line.startswith("| `collate-fn` |")]
+    assert "| `nerfstudio_collate` |" in row
+
+
 def test_program_of_the_five_minute_start_leaves_a_function_of_one_point() -> None:
     (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "start.md").read_text(), flags=re.DOTALL)
     names: dict[str, Any] = {}

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from provenance_files import assert_provenance
 from representation_files import write_image
 
 import crossnorm_ns
-from benchmarks import processes
+from benchmarks import processes, tables
 from benchmarks.training_runs import Run
 from crossnorm_ns import provenance as module
 from crossnorm_ns.provenance import git_state, provenance
@@ -29,6 +30,16 @@ def test_versions_and_machine_are_those_of_this_process() -> None:
     assert found["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert found["versions"]["crossnorm_ns"] == crossnorm_ns.__version__
     assert "cores" in found["machine"]
+
+
+def test_a_gpu_is_named_where_the_process_has_used_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    assert module.machine().endswith(" cores")
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert module.machine().endswith(" cores, NVIDIA H200")
+    monkeypatch.delitem(sys.modules, "torch")
+    assert module.machine().endswith(" cores")
 
 
 def test_what_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,6 +85,23 @@ def test_results_of_the_command_say_where_they_come_from(
     assert_provenance(result)
     asked = next((result[key] for key in ("spec", "options") if "seed" in result.get(key, {})), result)
     assert asked["seed"] == 3
+
+
+@pytest.mark.parametrize(
+    ("commit", "dirty", "words"),
+    [
+        ("1a2b", False, "Commit 1a2b."),
+        ("1a2b", True, "Commit 1a2b, with changes."),
+        (None, None, "not from a git checkout"),
+    ],
+)
+def test_results_of_benchmarks_in_markdown_name_the_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commit: str | None, dirty: bool | None, words: str
+) -> None:
+    monkeypatch.setattr(module, "git_state", lambda checkout: (commit, dirty))
+    tables.store(tmp_path, "steps", "| a table |")
+    first, _, last = (tmp_path / "results" / "steps.md").read_text().splitlines()
+    assert first == "| a table |" and words in last
 
 
 def test_results_of_benchmark_trainings_say_where_they_come_from(

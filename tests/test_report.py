@@ -46,9 +46,10 @@ def dtu_result(scan: int, overall: float, **changes: Any) -> dict[str, Any]:
 
 
 def task_result(task: str, stem: str, method: str, values: dict[str, float | None], **changes: Any) -> dict[str, Any]:
-    """As a run of crossnorm table ends."""
+    """As a run of crossnorm table ends, at the paper preset's learning rate."""
     spec = {"task": task, "input": f"/data/{stem}.png", "method": method, "preset": "paper", "network": "10x28"}
-    spec |= {"learning_rate": 1e-2, "steps": None, "seed": 0, "changes": {}} | changes.pop("spec", {})
+    rate = {"image": 1e-2 if "+" in method else 2e-4, "shape": 5e-3, "ct": 5e-3, "mri": 2e-3}[task]
+    spec |= {"learning_rate": rate, "steps": None, "seed": 0, "changes": {}} | changes.pop("spec", {})
     return {"spec": spec, "size": [512, 768], "options": {"steps": 100_000}, "metrics": values} | changes
 
 
@@ -272,6 +273,20 @@ def test_methods_are_compared_with_the_papers_of_the_same_kind(
     assert differences == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("method", "paper"),
+    [("neus-cn", "Ours"), ("neus-ref", "NeuS"), ("volsdf-ref", "VOLSDF"), ("volsdf-cn", None), ("IDR", "IDR")],
+)
+def test_surfaces_are_compared_with_the_papers_of_the_same_kind(
+    command: Command, method: str, paper: str | None
+) -> None:
+    command.write(dtu_result(24, 1.0, source={"method": method}))
+    section = command.sections("dtu")[0]
+    differences = [one["values"]["24"]["mean"] for one in section["series"] if one["origin"] == "difference"]
+    expected = [] if paper is None else [1.0 - paper_table("dtu").values["overall"]["24"][paper]]
+    assert differences == pytest.approx(expected)
+
+
 def test_renders_of_other_systems_stand_under_their_names(command: Command) -> None:
     source = {"renders": "/renders/lego", "method": "DVGO"}
     result = blender_result("lego", 34.0)
@@ -314,9 +329,24 @@ def test_other_images_presets_or_sizes_are_not_in_the_papers_table(command: Comm
     assert [origins(section) for section in sections] == [{"paper"}, {"measured"}]
 
 
-def test_each_method_counts_with_its_best_learning_rate(command: Command) -> None:
-    command.write([*kodak("pe+cn", 26.0, learning_rate=1e-3), *kodak("pe+cn", 27.0, learning_rate=1e-2)])
-    assert series(command.sections("image")[0], "measured", "pe+cn")["10x28"]["mean"] == pytest.approx(27.0)
+def test_rates_that_were_tried_make_a_setting_in_which_each_method_counts_with_its_best(command: Command) -> None:
+    """The paper's setting has the preset's rates alone, 1e-2 with a norm and 2e-4 without."""
+    command.write([*kodak("pe+cn", 26.0), *kodak("pe", 25.0)])
+    assert len({json.dumps(section["setting"]) for section in command.sections("image")}) == 1
+    command.write([*kodak("pe+cn", 27.0, learning_rate=3e-3), *kodak("pe", 24.0, learning_rate=1e-2)])
+    paper, tuned = (section for section in command.sections("image") if section["metric"] == "psnr")
+    for section, expected in ((paper, 26.0), (tuned, 27.0)):
+        assert series(section, "measured", "pe+cn")["10x28"]["mean"] == pytest.approx(expected)
+        assert series(section, "measured", "pe")["10x28"]["mean"] == pytest.approx(25.0)
+    assert not origins(tuned) & {"paper", "difference"}
+    assert tuned["setting"]["protocol"] == "paper preset, each method's best of learning rates 0.0002, 0.003, 0.01"
+
+
+def test_another_learning_rate_than_the_presets_is_not_in_the_papers_table(command: Command) -> None:
+    command.write(kodak("pe+cn", 27.0, learning_rate=2e-2))
+    paper, other = (section for section in command.sections("image") if section["metric"] == "psnr")
+    assert origins(paper) == {"paper"} and origins(other) == {"measured"}
+    assert other["setting"]["protocol"] == "paper preset, learning rate 0.02"
 
 
 def test_a_diverged_run_has_no_figure(command: Command) -> None:

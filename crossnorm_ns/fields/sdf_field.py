@@ -67,7 +67,7 @@ class SDFFieldConfig(InstantiateConfig):
     initial_radius: Positive = 0.5
     """Radius of the sphere that the surface is before training."""
     initial_variance: Annotated[float, between(-8, 8)] = 0.3
-    """The sharpness s of NeuS's density around the surface begins at exp(10 times this)."""
+    """The sharpness s of NeuS's density around the surface begins at exp(10 times this). Unused by VolSDF."""
     weight_norm: bool = True
     """Makes length and direction of each weight vector parameters of their own."""
 

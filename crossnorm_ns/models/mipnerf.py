@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.cameras.rays import Frustums, RayBundle, RaySamples
+from nerfstudio.configs.config_utils import to_immutable_dict
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.models.base_model import Model, ModelConfig
@@ -59,7 +60,8 @@ class MipNeRFModelConfig(ModelConfig):
     norm: NormChoice = "cn"
     """Norm before each hidden ReLU: none, batch, layer, global or cross normalization. Learning rates: the full-size
     methods keep the published 5e-4 (--optimizers.fields.optimizer.lr), not tuned at that size; the tiny
-    preset has 5e-3, on lego the best of six between 5e-4 and 4e-2 for none and for cn (docs/RESULTS.md)."""
+    preset has 5e-3, on lego within 0.3 dB of the best of six between 5e-4 and 4e-2, for none and for cn
+    (docs/RESULTS.md)."""
     norm_variant: Literal["released", "paper"] = "released"
     """Form of the cross normalization: that of the released code, or that of the paper's section 4.3."""
     norm_statistics: Literal["batch", "renorm"] = "batch"
@@ -91,6 +93,10 @@ class MipNeRFModelConfig(ModelConfig):
     """Grey level behind the scene: 1 is white."""
     enable_collider: bool = False
     """Unused: near and far bound the rays."""
+    loss_coefficients: dict[str, float] = to_immutable_dict({"rgb_loss_coarse": 1.0, "rgb_loss_fine": 1.0})
+    """Unused: see coarse_loss_mult."""
+    prompt: str | None = None
+    """Unused."""
     eval_num_rays_per_chunk: Batch = 4096
     """Rays rendered at a time; the picture does not depend on it."""
     eval_lpips: bool = False

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.configs.config_utils import to_immutable_dict
 from nerfstudio.models.base_model import Model, ModelConfig
 from nerfstudio.utils import colormaps
 from torch import Tensor
@@ -55,6 +56,10 @@ class SurfaceModelConfig(ModelConfig):
     pictures."""
     enable_collider: bool = False
     """Unused: the unit sphere bounds the rays."""
+    loss_coefficients: dict[str, float] = to_immutable_dict({"rgb_loss_coarse": 1.0, "rgb_loss_fine": 1.0})
+    """Unused: see eikonal_loss_mult and mask_loss_mult."""
+    prompt: str | None = None
+    """Unused."""
     eval_num_rays_per_chunk: Batch = 512
     """Rays rendered at a time; the picture does not depend on it."""
 

@@ -21,6 +21,7 @@ from crossnorm_ns.functional.rendering import composite, stratified_fenceposts, 
 from crossnorm_ns.functional.surface_rendering import eikonal_errors, section_fenceposts, sphere_bounds
 from crossnorm_ns.limits import NotNegative, Positive, SamplesOfRay, between
 from crossnorm_ns.models.surface import SurfaceModel, SurfaceModelConfig, narrowed_bounds
+from crossnorm_ns.norms import NormChoice
 
 _SPHERE_SCALE = 20.0  # of the distance from the bounding sphere
 
@@ -32,6 +33,10 @@ class VolSDFModelConfig(SurfaceModelConfig):
     _target: type = field(default_factory=lambda: VolSDFModel)
     sdf_field: SDFFieldConfig = field(default_factory=lambda: SDFFieldConfig(initial_radius=0.6))
     """Size and start of the networks; the variance is NeuS's alone."""
+    sdf_norm: NormChoice = "cn"
+    """Norm before each Softplus of the signed distance's network: none, batch, layer, global or cross normalization.
+    Learning rates: the full-size methods keep the published 5e-4 (--optimizers.fields.optimizer.lr), not tuned for
+    norms; the tiny preset has 2e-3, the best of six for cn, while none is best at 2e-4 (docs/RESULTS.md)."""
     mask_loss_mult: NotNegative = 0.0
     """Weight of the binary cross-entropy between accumulated weights and masks; 0, as in VolSDF, trains without masks
     on whole pictures, whose rays all end at a sphere of this model's `bounding_radius`."""

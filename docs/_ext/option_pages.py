@@ -142,6 +142,8 @@ def _default(value: Any) -> str:
         return "required"
     if isinstance(value, Path):
         return str(value)
+    if callable(value):
+        return value.__name__
     if isinstance(value, (tuple, list)):
         return " ".join(map(str, value)) or "none"
     return str(value) if value != "" else "empty"
