@@ -174,7 +174,7 @@ def _representation(results: Sequence[tuple[Path, dict[str, Any]]], table: Table
     for file, result in results:
         by_protocol[_protocol(result, table)].append((file, result))
     for protocol, runs in by_protocol.items():
-        untuned = [(file, result) for file, result in runs if _has_presets_rate(result, table)]
+        untuned = [(file, result) for file, result in runs if _has_presets_rate(result)]
         yield from _at_best_rates(untuned, protocol, table)
         if len(untuned) < len(runs):
             rates = [f"{rate:g}" for rate in sorted({result["spec"]["learning_rate"] for _, result in runs})]
@@ -182,11 +182,11 @@ def _representation(results: Sequence[tuple[Path, dict[str, Any]]], table: Table
             yield from _at_best_rates(runs, f"{protocol}, {words} {', '.join(rates)}", table)
 
 
-def _has_presets_rate(result: dict[str, Any], table: TableName) -> bool:
+def _has_presets_rate(result: dict[str, Any]) -> bool:
     from crossnorm_ns.representation.presets import PRESETS, family
 
     spec = result["spec"]
-    return spec["learning_rate"] == PRESETS[spec["preset"]][table].learning_rates[family(spec["method"])]
+    return spec["learning_rate"] == PRESETS[spec["preset"]][spec["task"]].learning_rates[family(spec["method"])]
 
 
 def _at_best_rates(
