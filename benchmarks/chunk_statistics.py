@@ -75,7 +75,7 @@ def main(options: Options) -> None:
         axes.imshow(values.reshape(*task.size, 3).clamp(0, 1).numpy(), interpolation="nearest")
         axes.set_title(name if name == "truth" else f"{name}\n{quality[name]['psnr']:.2f} dB", fontsize=10)
         axes.set(xticks=[], yticks=[])
-    figure.savefig(options.docs / "images" / "chunk-statistics.png")
+    figure.savefig(options.docs / "images" / "chunk-statistics.png", bbox_inches="tight", pad_inches=0.1)
     asked = {name: value for name, value in asdict(options).items() if name != "docs"}
     content = {"conditions": conditions(), "size": task.size, "hidden": HIDDEN, **asked, **provenance()}
     content["quality"] = quality

@@ -56,6 +56,9 @@ def first_non_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
 
     Waits for the device once, however many tensors there are.
     """
+    # A GPU could otherwise be given the next step meanwhile. nerfstudio waits in each step anyway (its cameras sort
+    # their kinds for each batch of rays); fits have no other wait. A check that answers one step later would have to be
+    # settled before each save, evaluation and end.
     known = [(name, tensor.detach()) for name, tensor in tensors if tensor.is_floating_point() and tensor.numel()]
     if not known:
         return None

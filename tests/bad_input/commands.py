@@ -31,7 +31,7 @@ class Ending:
     code: int
     """Its exit code: 70 after an exception that it let through; minus the signal's number where one has killed it."""
     err: str
-    """What it wrote on standard error."""
+    """What it wrote on standard error, paths from the folder that it was called in."""
     found: Any
     """What its function returned, None where it ended before."""
     written: list[str]
@@ -67,7 +67,7 @@ def carried_out(command: Callable[[], Any], folder: Path) -> Ending:
             texts.append(file.read())
     return Ending(
         code=code,
-        err=texts[0].decode(errors="replace"),
+        err=texts[0].decode(errors="replace").replace(f"{folder}/", ""),
         found=pickle.loads(texts[1]) if texts[1] else None,
         written=_differences(before, _listing(folder)),
         seconds=seconds,
