@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from crossnorm_ns.files import atomic_file
-from crossnorm_ns.provenance import machine
 from crossnorm_ns.representation.analysis_files import write_figure, write_json
 from crossnorm_ns.representation.cells import Grid
 from crossnorm_ns.representation.page import Cells, write_page
@@ -46,6 +45,7 @@ def write_report(results: TableResults, grid: Grid, failures: Sequence[str], out
 def describe(results: TableResults, grid: Grid) -> str:
     """What the numbers are and what they depend on."""
     devices = sorted({f"{result['device']}, {result['threads']} threads" for _, result in results.runs})
+    machines = sorted({result["machine"] for _, result in results.runs if "machine" in result})  # not in older ones
     steps = sorted({result["options"]["steps"] for _, result in results.runs})
     sizes = sorted({"x".join(map(str, result["size"])) for _, result in results.runs})
     return (
@@ -53,8 +53,8 @@ def describe(results: TableResults, grid: Grid) -> str:
         f"seed {grid.seed}. "
         "Each run counts with the network that had the lowest training loss of all evaluations (rows called highest: "
         "the evaluation nearest to the truth, as WIRE counts its CT), each method with the "
-        f"learning rate that has the best {results.metric.upper()} in the mean over inputs. {machine()}, "
-        f"{'; '.join(devices)}, torch {torch.__version__}."
+        f"learning rate that has the best {results.metric.upper()} in the mean over inputs. "
+        f"{'; '.join([*machines, *devices])}, torch {torch.__version__}."
     )
 
 
