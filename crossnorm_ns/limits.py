@@ -11,6 +11,7 @@ import functools
 import inspect
 import math
 import os
+import reprlib
 import types
 import typing
 from collections.abc import Callable, Iterator
@@ -84,7 +85,7 @@ def _is_device(name: str) -> bool:
 
     try:
         return torch.zeros(1, device=name).item() == 0
-    except (RuntimeError, AssertionError):  # of a name, or of a device that is not there
+    except (RuntimeError, AssertionError, ImportError):  # of a name, of a device or of its module that is not there
         return False
 
 
@@ -204,8 +205,19 @@ def _type_name(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
 
 
+class _Shortened(reprlib.Repr):
+    """Of large values the beginning, of a dataclass the name."""
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        return f"a {type(x).__name__}" if dataclasses.is_dataclass(x) else super().repr_instance(x, level)
+
+
+_shortened = _Shortened()
+_shortened.maxstring = _shortened.maxother = 200
+
+
 def _shown(value: Any) -> str:
-    return str(value) if isinstance(value, Path) else repr(value)
+    return str(value) if isinstance(value, Path) else _shortened.repr(value)
 
 
 def option_name(name: str) -> str:

@@ -8,6 +8,7 @@ packages.
 import dataclasses
 import importlib
 import inspect
+import os
 import types
 from enum import Enum
 from pathlib import Path
@@ -20,8 +21,7 @@ from crossnorm_ns.reading import FileError, read_text
 from eval.errors import EvaluationError
 
 ALLOWED_MODULES = (
-    "crossnorm_ns",
-    "method_configs",
+    *(f"crossnorm_ns.{name}" for name in ("data", "engine", "fields", "models")),
     *(
         f"nerfstudio.{name}"
         for name in (
@@ -45,16 +45,28 @@ REFUSED_MODULES = (
     "nerfstudio.configs.external_methods",
     "nerfstudio.data.dataparsers.colmap_dataparser",
     "nerfstudio.data.dataparsers.minimal_dataparser",
+    "nerfstudio.data.datasets.depth_dataset",
+    "nerfstudio.models.generfacto",
 )
-"""Modules among these whose classes unpickle the data that they read, or run commands, with file names in them."""
+"""Modules among these whose classes unpickle the data that they read, run commands with file names in them, or fetch
+code or models from the network."""
 
-MODULES_OF_FUNCTIONS = ("crossnorm_ns", "method_configs", "nerfstudio.data")
-"""Modules (and those below them) whose functions a configuration may name: collate functions of data managers."""
+ALLOWED_FUNCTIONS = (
+    "nerfstudio.data.datamanagers.base_datamanager.variable_res_collate",
+    "nerfstudio.data.utils.nerfstudio_collate.nerfstudio_collate",
+)
+"""Functions that a configuration may name: collate functions of data managers."""
 
 TAG = "tag:yaml.org,2002:python/"
 
-MOST_BYTES = 2**20
-"""Of a file: runs have some ten thousand."""
+MOST_BYTES = 100_000
+"""Of a file: runs have less than ten thousand."""
+MOST_VALUES = 1000
+"""Of a file, keys included, and each alias counted as what it stands for: runs have less than 500."""
+MOST_CHARACTERS = 4096
+"""Of a text."""
+MOST_DIGITS = 100
+"""Of a number: characters, with sign, point and exponent."""
 
 
 def read_config(path: Path) -> Any:
@@ -75,7 +87,7 @@ def read_config(path: Path) -> Any:
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise EvaluationError(f"{path}{line}: {error.problem}") from error
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # numbers and dates that are none; depth
+    except _READING_ERRORS as error:
         raise EvaluationError(f"{path} is no YAML file ({' '.join(str(error).split())}).") from error
     if dataclasses.is_dataclass(config):
         for name, text in faults(config, types_too=True):
@@ -83,8 +95,37 @@ def read_config(path: Path) -> Any:
     return config
 
 
+_READING_ERRORS = (
+    yaml.YAMLError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What PyYAML raises of text that is no YAML, that is nested too deep, or whose numbers, dates and flags are none."""
+
+
 class _ConfigLoader(yaml.SafeLoader):
     """A safe loader that also knows the tags which configurations are written with."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        """The file's nodes, if they are as few and as small as those of runs, with no alias of itself."""
+        root = super().get_single_node()
+        waiting, count = [root] if root is not None else [], 0
+        while waiting:
+            node = waiting.pop()
+            count += 1
+            if count > MOST_VALUES:
+                raise _refuse(node, f"more than the {MOST_VALUES:,} values that are read, aliases included.")
+            if isinstance(node, yaml.ScalarNode):
+                _check_scalar(node)
+            elif isinstance(node, yaml.MappingNode):
+                waiting += [part for pair in node.value for part in pair]
+            elif isinstance(node, yaml.SequenceNode):
+                waiting += node.value
+        return root
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Nothing to merge: runs are written without it, and merges of merges grow without bound."""
@@ -95,6 +136,15 @@ class _ConfigLoader(yaml.SafeLoader):
 
 def _refuse(node: yaml.Node, message: str) -> yaml.constructor.ConstructorError:
     return yaml.constructor.ConstructorError(None, None, message, node.start_mark)
+
+
+def _check_scalar(node: yaml.ScalarNode) -> None:
+    """Refuses texts and numbers of lengths that no run has, and numbers to the base of 60 (1:30), which may be slow."""
+    is_number = node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+    if len(node.value) > (MOST_DIGITS if is_number else MOST_CHARACTERS):
+        raise _refuse(node, f"a {'number' if is_number else 'text'} of {len(node.value):,} characters.")
+    if is_number and ":" in node.value:
+        raise _refuse(node, f"{node.value!r} is no number: write it to the base of ten.")
 
 
 def _is_below(module: str, allowed: tuple[str, ...]) -> bool:
@@ -119,11 +169,11 @@ def _find(name: str, node: yaml.Node) -> Any:
     if any(_is_below(module, REFUSED_MODULES) for module in (module_name, getattr(found, "__module__", None) or "")):
         raise _refuse(
             node,
-            f"refused to load {name!r}: it may run what its data say. If you trust them, render the run with ns-render "
-            "and evaluate the pictures (--renders).",
+            f"refused to load {name!r}: it may run what its data say, or what it fetches from the network. "
+            "If you trust them, render the run with ns-render and evaluate the pictures (--renders).",
         )
     is_class = inspect.isclass(found) and _is_below(found.__module__, ALLOWED_MODULES)
-    is_function = isinstance(found, types.FunctionType) and _is_below(found.__module__, MODULES_OF_FUNCTIONS)
+    is_function = isinstance(found, types.FunctionType) and f"{found.__module__}.{found.__name__}" in ALLOWED_FUNCTIONS
     if not (is_class or is_function):
         raise _refuse(node, f"refused to load {name!r}: neither a class nor a collate function of that module.")
     return found
@@ -170,7 +220,10 @@ def _construct_call(loader: _ConfigLoader, name: str, node: yaml.Node) -> Any:
     arguments = loader.construct_sequence(node, deep=True)
     module, _, attribute = name.rpartition(".")
     if module in ("pathlib", "pathlib._local") and attribute in ("PosixPath", "WindowsPath"):
-        return Path(*(str(argument) for argument in arguments))
+        path = Path(*(str(argument) for argument in arguments))
+        if b"\0" in os.fsencode(path):
+            raise _refuse(node, "a path with a null character.")
+        return path
     if name in ("_operator.getitem", "operator.getitem"):
         if len(arguments) != 2 or not all(inspect.isclass(argument) for argument in arguments):
             raise _refuse(node, f"refused to call {name!r}: only classes are subscripted with classes.")

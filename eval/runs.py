@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from crossnorm_ns.data.blender_scene import read_split
 from crossnorm_ns.data.errors import DataError
 from crossnorm_ns.data.nerfstudio_scene import check_nerfstudio_scene
 from crossnorm_ns.engine.checkpoints import missing_weights, read_checkpoint
@@ -97,8 +98,6 @@ def read_run_config(config_path: Path, data: Path | None = None, allow_outside: 
 
 
 def _set_data(config: "TrainerConfig", config_path: Path, data: Path | None, allow_outside: bool) -> None:
-    from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig  # noqa: PLC0415
-
     datamanager: Any = config.pipeline.datamanager
     dataparser = getattr(datamanager, "dataparser", None)
     if dataparser is not None and hasattr(dataparser, "allow_outside"):
@@ -113,8 +112,27 @@ def _set_data(config: "TrainerConfig", config_path: Path, data: Path | None, all
     config.data = datamanager.data = data.resolve()
     if dataparser is not None:
         dataparser.data = datamanager.data
+        _check_places(dataparser, data, config_path, allow_outside)
+
+
+def _check_places(dataparser: Any, data: Path, config_path: Path, allow_outside: bool) -> None:
+    """Refuses pictures outside of the scene, of dataparsers that look at no places, before they open any."""
+    from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig  # noqa: PLC0415
+    from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig  # noqa: PLC0415
+
+    name = type(dataparser).__name__
+    if dataparser._target is not type(dataparser)()._target:
+        raise EvaluationError(f"{config_path}: the _target of a {name} is {dataparser._target}, a class of another.")
     if isinstance(dataparser, NerfstudioDataParserConfig):
         check_nerfstudio_scene(data, dataparser.downscale_factor, allow_outside)
+    elif isinstance(dataparser, BlenderDataParserConfig):
+        for split in ("train", "test"):
+            read_split(data, split, allow_outside=allow_outside)
+    elif not hasattr(dataparser, "allow_outside") and not allow_outside:
+        raise EvaluationError(
+            f"{config_path}: a {name} may read pictures outside of the scene {data}. If you trust its files, "
+            "give --allow-outside."
+        )
 
 
 def _find_data(config: "TrainerConfig", config_path: Path, recorded: Path) -> Path:

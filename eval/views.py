@@ -96,8 +96,6 @@ def views_of_run(
     datamanager: Any = read_run_config(config_path, data, allow_outside).pipeline.datamanager
     parser = datamanager.dataparser
     scene, downscale_factor = Path(parser.data), _downscale_factor(datamanager)
-    # before the run's own dataparser reads the pictures, wherever they are
-    read_split(scene, "train", downscale_factor, allow_outside)
     split = read_split(scene, "test", downscale_factor, allow_outside)
     run = load_run(config_path, data, device, allow_outside=allow_outside)
     dataset: Any = run.pipeline.datamanager.eval_dataset

@@ -22,6 +22,8 @@ import yaml
 from chamfer_files import write_reference
 from dtu_scans import write_scan
 from eval_files import write_renders, write_scene
+from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGPDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from PIL import Image
 
@@ -40,6 +42,7 @@ from crossnorm_ns.reading import FileError, read_arrays, read_mesh
 from crossnorm_ns.representation.command import main as crossnorm
 from eval.errors import EvaluationError
 from eval.run_config import ALLOWED_MODULES, REFUSED_MODULES, read_config
+from eval.runs import read_run_config
 
 METHODS = [
     specification.config
@@ -182,31 +185,133 @@ def test_arrays_of_objects_are_not_unpickled(tmp_path: Path) -> None:
     assert not witness.exists()
 
 
-def test_every_class_of_nerfstudio_that_unpickles_or_runs_commands_is_refused(tmp_path: Path) -> None:
-    """Found by the text of its modules; `torch.load` alone is in the trainer, which no command sets up."""
-    unpickling = re.compile(
-        r"allow_pickle\s*=\s*True|pickle\.loads?\(|joblib|dill\.|yaml\.load\(|torch\.load\(|"
-        r"run_command|subprocess|os\.system|popen|shell\s*=\s*True|os\.(?:exec|spawn)",
-        re.IGNORECASE,
-    )
+DANGEROUS = re.compile(
+    r"allow_pickle\s*=\s*True|pickle\.loads?\(|joblib|dill\.|yaml\.load\(|torch\.load\(|"
+    r"run_command|subprocess|os\.system|popen|shell\s*=\s*True|os\.(?:exec|spawn)|"
+    r"torch\.hub|from_pretrained|huggingface|gdown|urllib|urlopen|urlretrieve|requests|http\.client|ftplib|"
+    r"\bsocket\b|wget|curl|"
+    r"nerfstudio\.(?:exporter|generative|plugins|process_data|scripts|viewer|viewer_legacy|utils\.(?:scripts|install_checks))\b",
+    re.IGNORECASE,
+)
+"""What unpickles, runs commands or fetches something, and the modules of nerfstudio that do such things for others."""
+HARMLESS = {
+    "nerfstudio.cameras.camera_paths": "takes a formula of the viewer's",
+    "nerfstudio.configs.dataparser_configs": "collects what plug-ins register",
+    "nerfstudio.configs.method_configs": "collects what plug-ins register",
+    "nerfstudio.data.dataparsers.nerfstudio_dataparser": "asks before it converts points, which only reads",
+    "nerfstudio.engine.trainer": "is set up by no command",
+}
+"""Modules in which such words stand all the same, and why no class of theirs does it for a command."""
+
+
+def test_every_class_of_nerfstudio_that_unpickles_runs_commands_or_downloads_is_refused(tmp_path: Path) -> None:
+    """Found by the text of its modules. Weights of LPIPS come by torchmetrics, as in nerfstudio's own trainings."""
     found = set()
     for module in pkgutil.walk_packages(nerfstudio.__path__, "nerfstudio."):
         if any(f"{module.name}.".startswith(f"{name}.") for name in ALLOWED_MODULES) and not module.ispkg:
             source = importlib.util.find_spec(module.name).loader.get_source(module.name)
-            if unpickling.search(source):
+            if DANGEROUS.search(source):
                 found.add(module.name)
-    assert found - {"nerfstudio.engine.trainer"} == set(REFUSED_MODULES)
+    assert found - set(HARMLESS) == set(REFUSED_MODULES)
+    assert set(HARMLESS) <= found
     for name in REFUSED_MODULES:
-        for config_class, _ in inspect.getmembers(importlib.import_module(name), inspect.isclass):
-            (tmp_path / "config.yml").write_text(f"!!python/object:{name}.{config_class} {{}}")
-            with pytest.raises(EvaluationError, match="refused to load"):
-                read_config(tmp_path / "config.yml")
+        classes = {found.__name__ for _, found in inspect.getmembers(importlib.import_module(name), inspect.isclass)}
+        for config_class in classes:
+            for tag in ("object:{} {{}}", "name:{} ''"):
+                (tmp_path / "config.yml").write_text(f"!!python/{tag.format(f'{name}.{config_class}')}")
+                with pytest.raises(EvaluationError, match="refused to load"):
+                    read_config(tmp_path / "config.yml")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "crossnorm_ns.kernels.extension.Path",
+        "crossnorm_ns.jobs.JobError",
+        "crossnorm_ns.provenance.git_state",
+        "crossnorm_ns.data.make_scene.main",
+        "crossnorm_ns.representation.command.main",
+        "method_configs.mipnerf.tiny_config",
+        "nerfstudio.data.utils.data_utils.get_image_mask_tensor_from_path",
+    ],
+)
+def test_what_no_configuration_consists_of_is_refused_in_our_own_package_too(name: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yml").write_text(f"!!python/name:{name} ''")
+    with pytest.raises(EvaluationError, match="refused to load"):
+        read_config(tmp_path / "config.yml")
+
+
+DEPTH_DATASET = "nerfstudio.data.datasets.depth_dataset.DepthDataset"
+
+
+def test_no_run_fetches_code_for_pictures_without_depth(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(torch.hub, "load", lambda *_, **__: pytest.fail("it was fetched"))
+    config = method_configs.mipnerf.tiny_config("mipnerf-cn-tiny", "cn", 1e-3)
+    config.data = config.pipeline.datamanager.data = write_scene(tmp_path / "blender")
+    text = yaml.dump(config)
+    changed = text.replace("crossnorm_ns.data.blender_dataset.BlenderDataset", DEPTH_DATASET)
+    assert changed != text
+    (tmp_path / "config.yml").write_text(changed)
+    arguments = ["--load-config", str(tmp_path / "config.yml")]
+    assert "DepthDataset': it may run" in refusal(eval.blender.run, arguments, monkeypatch, capsys)
+
+
+def write_instant_ngp_scene(folder: Path, picture: str) -> Path:
+    matrices = [[[1, 0, 0, index], [0, 1, 0, 0], [0, 0, 1, 4], [0, 0, 0, 1]] for index in range(4)]
+    frames = [{"file_path": picture, "transform_matrix": matrix} for matrix in matrices]
+    camera = {"fl_x": 20, "fl_y": 20, "cx": 8, "cy": 8, "w": 16, "h": 16, "camera_angle_x": 0.6, "aabb_scale": 1}
+    (folder / "transforms.json").write_text(json.dumps({**camera, "frames": frames}))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["blender", "extract_mesh", "dtu_chamfer"])
+def test_pictures_of_other_dataparsers_are_read_only_where_that_is_allowed(run, name, monkeypatch, capsys) -> None:
+    config = read_config(run)
+    write_instant_ngp_scene(write_scene(Path("scene")) if name == "blender" else Path("scene"), "../outside.png")
+    Image.new("RGB", (16, 16)).save("outside.png")
+    config.pipeline.datamanager.dataparser = InstantNGPDataParserConfig()
+    run.write_text(yaml.dump(config))
+    opened: list[str] = []
+    sys.addaudithook(lambda event, what: opened.append(str(what[0])) if event == "open" else None)
+    command, arguments = COMMANDS[name]
+    assert "give --allow-outside" in refusal(command, arguments(run), monkeypatch, capsys)
+    assert any("config.yml" in name for name in opened) and not any("outside.png" in name for name in opened)
+    read_run_config(run, allow_outside=True)
+
+
+def test_pictures_of_nerfstudios_blender_dataparser_lie_in_the_scene(run, monkeypatch, capsys) -> None:
+    scene, config = write_scene(Path("blender")), read_config(run)
+    config.data = config.pipeline.datamanager.data = scene.absolute()
+    config.pipeline.datamanager.dataparser = BlenderDataParserConfig()
+    run.write_text(yaml.dump(config))
+    read_run_config(run)
+    for split in ("train", "test"):
+        path = scene / f"transforms_{split}.json"
+        before = path.read_text()
+        content = json.loads(before)
+        Image.new("RGB", (16, 16)).save("outside.png")
+        content["frames"][0]["file_path"] = "../outside"
+        path.write_text(json.dumps(content))
+        command, arguments = COMMANDS["extract_mesh"]
+        assert "lies outside" in refusal(command, arguments(run), monkeypatch, capsys)
+        path.write_text(before)
+
+
+def test_dataparser_is_the_one_that_its_configuration_says(run, monkeypatch, capsys) -> None:
+    """Else the checks of one would be passed, and the pictures read by another."""
+    config = read_config(run)
+    config.pipeline.datamanager.dataparser._target = InstantNGPDataParserConfig()._target
+    run.write_text(yaml.dump(config))
+    command, arguments = COMMANDS["extract_mesh"]
+    assert "the _target of a DTUCNDataParserConfig is" in refusal(command, arguments(run), monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("tag", ["object", "name"])
 @pytest.mark.parametrize(
     "place",
     [
+        "method_configs.GenerfactoModelConfig",
+        "method_configs.DepthDataset",
         "dataparser_configs.ColmapDataParserConfig",
         "dataparser_configs.MinimalDataParserConfig",
         "method_configs.ExternalMethodDummyTrainerConfig",

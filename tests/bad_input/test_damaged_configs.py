@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from option_cases import processor_time
 
 from eval.errors import EvaluationError
 from eval.run_config import MOST_BYTES, read_config
@@ -100,11 +101,54 @@ def test_a_config_that_would_take_without_end_is_refused(content: tuple[str, str
     assert "\n" not in str(refusal.value)
 
 
-def test_a_config_of_aliases_of_aliases_stays_small(tmp_path: Path) -> None:
-    lines = ["a: &a [x, x]"] + [
-        f"{n}: &{n} [*{m}, *{m}]" for m, n in zip("abcdefghijklmnopqrstuvw", "bcdefghijklmnopqrstuvwx", strict=True)
-    ]
-    (tmp_path / "config.yml").write_text("\n".join(lines))
-    start = time.process_time()
-    assert list(read_config(tmp_path / "config.yml")) == list("abcdefghijklmnopqrstuvwx")
-    assert time.process_time() - start < 10
+def nested(parts: str, depth: int) -> str:
+    """A value of values, each but the innermost holding the one within it several times, by aliases."""
+    text = "&b0 [x, x]"
+    for level in range(1, depth):
+        text = f"&b{level} {parts.format(text, f'*b{level - 1}')}"
+    return text
+
+
+WITHOUT_END = {
+    "lists of aliases": ("max_num_iterations", nested("[{0}, {1}, {1}, {1}, {1}, {1}, {1}, {1}, {1}, {1}]", 8)),
+    "mappings of aliases": ("optimizers", nested("{{a: {0}, b: {1}}}", 24)),
+    "list of itself": ("optimizers", "&a {a: [*a]}"),
+    "base of 60": ("max_num_iterations", "1" + ":59" * 30_000),
+    "base of 60, float": ("max_num_iterations", "1" + ":01" * 200 + ".5"),
+    "long number": ("max_num_iterations", "0x" + "f" * 6000),
+    "long text": ("method_name", "x" * 90_000),
+    "many configurations": (
+        "optimizers",
+        "{a: &a !!python/object:nerfstudio.engine.trainer.TrainerConfig {}, "
+        + ", ".join(f"b{i}: *a" for i in range(750))
+        + "}",
+    ),
+    "no flag": ("max_num_iterations", "!!bool foo"),
+    "no date": ("max_num_iterations", "!!timestamp foo"),
+    "no integer": ("max_num_iterations", "!!int ''"),
+    "no float": ("max_num_iterations", "!!float ''"),
+    "no path": ("output_dir", '!!python/object/apply:pathlib.PosixPath ["\\0"]'),
+    "no path of this system": ("output_dir", '!!python/object/apply:pathlib.PosixPath ["\\ud800"]'),
+}
+"""A field, and a value that took without end, or memory without bound, or ended reading with another error."""
+
+
+@pytest.mark.parametrize("name", WITHOUT_END)
+def test_a_value_that_would_take_without_end_or_is_none_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    field, value = WITHOUT_END[name]
+    text = yaml.dump(mipnerf_cn_tiny.config)
+    start = text.index(f"\n{field}:") + 1
+    end = next(i for i in range(start, len(text)) if text[i] == "\n" and text[i + 1] not in " -")
+    (tmp_path / "config.yml").write_text(f"{text[:start]}{field}: {value}{text[end:]}")
+    with processor_time(10), pytest.raises(EvaluationError, match="config.yml") as refusal:
+        read_config(tmp_path / "config.yml")
+    assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 1000
+
+
+def test_what_is_shown_of_a_wrong_value_is_short(tmp_path: Path) -> None:
+    for value in ("x" * 4000, "[" + "x, " * 500 + "]", "!!python/object:nerfstudio.engine.trainer.TrainerConfig {}"):
+        text = yaml.dump(mipnerf_cn_tiny.config).replace("max_num_iterations: 4000", f"max_num_iterations: {value}")
+        (tmp_path / "config.yml").write_text(text)
+        with pytest.raises(EvaluationError, match="max_num_iterations is .* but must be of the type int") as refusal:
+            read_config(tmp_path / "config.yml")
+        assert len(str(refusal.value)) < 500
