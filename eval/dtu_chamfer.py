@@ -231,7 +231,7 @@ def _in_world(arguments: Arguments, scan: int, points: "Points") -> "Points":
     from crossnorm_ns.data.dtu_scene import read_scale_mat
     from eval.chamfer import to_world
 
-    return to_world(points, read_scale_mat(_scene(arguments, scan)))
+    return to_world(points, read_scale_mat(_scene(arguments, scan), arguments.allow_outside))
 
 
 def _scene(arguments: Arguments, scan: int) -> Path:

@@ -8,7 +8,7 @@ import pytest
 from dtu_scans import SCALE_MAT, SIZE, change_cameras, known_camera, world_matrix, write_scan
 from PIL import Image
 
-from crossnorm_ns.data.dtu_scene import load_image, load_mask, read_scene
+from crossnorm_ns.data.dtu_scene import load_image, load_mask, read_scale_mat, read_scene
 from crossnorm_ns.data.errors import DataError
 
 RNG = np.random.default_rng(3)
@@ -189,6 +189,22 @@ def test_missing_camera(scan: Path) -> None:
 def test_extra_camera(scan: Path) -> None:
     change_cameras(scan, world_mat_4=np.eye(4), scale_mat_4=SCALE_MAT)
     raises(scan, "cameras_sphere.npz", "world_mat_4", "no picture")
+
+
+@pytest.mark.parametrize("number", ["1" * 5000, "00"])
+def test_extra_camera_whose_number_is_written_oddly(scan: Path, number: str) -> None:
+    change_cameras(scan, **{f"world_mat_{number}": np.eye(4)})
+    raises(scan, "cameras_sphere.npz", f"world_mat_{number}"[:40], "no picture")
+
+
+def test_scale_matrix_outside_of_the_scene_is_read_where_that_is_allowed(scan: Path) -> None:
+    outside = scan.parent / "outside.npz"
+    (scan / "cameras_sphere.npz").rename(outside)
+    (scan / "cameras_sphere.npz").symlink_to(outside)
+    with pytest.raises(DataError, match="lies outside of the scene's folder"):
+        read_scale_mat(scan)
+    for found in (read_scale_mat(scan, allow_outside=True), read_scale_mat(outside)):
+        np.testing.assert_allclose(found, SCALE_MAT)
 
 
 def test_other_arrays_of_the_camera_file_do_not_matter(scan: Path) -> None:

@@ -42,7 +42,17 @@ def test_what_is_accepted_is_read_by_nerfstudio(tmp_path: Path) -> None:
     for frame in per_frame["frames"]:
         frame["fl_x"] = 31.0
     del per_frame["fl_x"]
-    for name, contents in (("one", VALID), ("two", per_frame)):
+    all_keys = copy.deepcopy(VALID) | {
+        "w": 24.0,
+        "camera_model": "OPENCV",
+        "k1": 0.1,
+        "k2": 0,
+        "applied_transform": np.eye(3, 4).tolist(),
+        "applied_scale": 2,
+        "orientation_override": "none",
+        "fisheye_crop_radius": None,
+    }
+    for name, contents in (("one", VALID), ("two", per_frame), ("three", all_keys)):
         scene = write(tmp_path / name, contents)
         check_nerfstudio_scene(scene)
         check_nerfstudio_scene(scene / "transforms.json")
@@ -73,6 +83,20 @@ WRONG = {
     "infinity": (changed(lambda c: c.update(cx=float("inf"))), "cx is inf"),
     "no width": (changed(lambda c: c.update(w=0)), "w is 0"),
     "a focal length of text": (changed(lambda c: c.update(fl_y="30")), "fl_y is '30'"),
+    "half a pixel": (changed(lambda c: c.update(w=24.5)), "w is 24.5, but must be pixels"),
+    "an endless height": (changed(lambda c: c.update(h=1e30)), "h is 1e+30, but must be pixels"),
+    "half a pair of code points": (changed(lambda c: c["frames"][1].update(file_path="\ud800")), "is no name of"),
+    "a number for a mask": (changed(lambda c: c["frames"][1].update(mask_path=5)), "mask_path is no name of a file"),
+    "a pose of texts": (changed(lambda c: c["frames"][0].update(transform_matrix=[["1"] * 4] * 4)), "4x4"),
+    "distortion of text": (changed(lambda c: c.update(k1="x")), "k1 is 'x'"),
+    "distortion of a frame": (changed(lambda c: c["frames"][2].update(p1=None)), "frame 2 (images/2.png): p1 is None"),
+    "two distortions": (changed(lambda c: c.update(distortion_params=[0, 1])), "distortion_params is [0, 1]"),
+    "a numbered model": (changed(lambda c: c.update(camera_model=5)), "camera_model is 5"),
+    "an unknown model": (changed(lambda c: c.update(camera_model="LEICA")), "camera_model is 'LEICA'"),
+    "a transform of text": (changed(lambda c: c.update(applied_transform="q")), "applied_transform is 'q'"),
+    "a transform of 4 rows": (changed(lambda c: c.update(applied_transform=np.eye(4).tolist())), "must be a 3x4"),
+    "an endless scale": (changed(lambda c: c.update(applied_scale=float("inf"))), "applied_scale is inf"),
+    "an unknown orientation": (changed(lambda c: c.update(orientation_override="left")), "orientation_override is"),
 }
 
 
@@ -123,6 +147,13 @@ def test_what_leads_out_of_the_scene_is_read_with_allow_outside_alone(
     with pytest.raises(DataError, match="lies outside"):
         read_run_config(written)
     read_run_config(written, allow_outside=True)
+
+
+def test_names_are_checked_also_where_they_may_lead_out_of_the_scene(tmp_path: Path) -> None:
+    for name in ("\ud800.png", "a\0b", 5):
+        scene = write(tmp_path / "scene", changed(lambda c, name=name: c["frames"][1].update(mask_path=name)))
+        with pytest.raises(DataError, match="is no name of a file"):
+            check_nerfstudio_scene(scene, downscale_factor=2, allow_outside=True)
 
 
 def test_a_scene_without_its_file_is_named_with_what_to_do(tmp_path: Path) -> None:

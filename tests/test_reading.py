@@ -5,6 +5,7 @@ import os
 import socket
 import struct
 import tracemalloc
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +55,32 @@ def archive(size: int) -> bytes:
     return bytes(content)
 
 
+def element(kind: int, data: bytes) -> bytes:
+    return struct.pack("<II", kind, len(data)) + data + bytes(-len(data) % 8)
+
+
+def matrices(parts: bytes) -> bytes:
+    """A .mat file with one packed array of these parts."""
+    packed = zlib.compress(element(14, parts))
+    return b"MATLAB 5.0".ljust(124) + b"\0\1IM" + struct.pack("<II", 15, len(packed)) + packed
+
+
+def read_p(path: Path) -> Any:
+    return read_mat(path, ["P"])
+
+
+FLAGS, NAME, NUMBER = element(6, struct.pack("<II", 6, 0)), element(1, b"P"), element(9, struct.pack("<d", 1.0))
+
+
+def tiles(side: int) -> bytes:
+    """A TIFF of 16x16 pixels in one packed tile that is larger."""
+    packed = zlib.compress(bytes(4 * 64**2))
+    tags = [(256, 16), (257, 16), (258, 8), (259, 8), (262, 1), (277, 1), (322, side), (323, side)]
+    tags += [(324, 8 + 2 + 12 * 10 + 4), (325, len(packed))]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + packed
+
+
 def mesh(kind: str, vertices: int, faces: int) -> bytes:
     lines = ["ply", f"format {kind} 1.0", f"element vertex {vertices}"]
     lines += [f"property float {axis}" for axis in "xyz"]
@@ -74,6 +101,11 @@ def mesh(kind: str, vertices: int, faces: int) -> bytes:
         ("a.ply", mesh("binary_little_endian", HUGE, 0), read_mesh),
         ("a.ply", mesh("binary_little_endian", 1, HUGE), read_mesh),
         ("a.ply", mesh("ascii", HUGE, HUGE), read_mesh),
+        ("a.mat", matrices(FLAGS + element(5, b"\xff\xff\xff\x7f" * 10**6) + NAME + NUMBER), read_p),
+        ("a.mat", matrices(FLAGS * 10**6), read_p),
+        ("a.mat", matrices(FLAGS + element(5, struct.pack("<ii", 1, 1)) + element(1, b"P" * 2**24) + NUMBER), read_p),
+        ("a.tif", tiles(32_000), read_picture),
+        ("a.png", tiles(32_000), check_picture),
     ],
 )
 def test_what_a_header_promises_is_not_allocated(
@@ -93,8 +125,16 @@ def test_what_a_header_promises_is_not_allocated(
 
 
 def test_the_same_files_with_honest_headers_are_read(tmp_path: Path) -> None:
-    for name, content in (("a.png", picture(2, 2)), ("a.npy", array((4,))), ("a.npz", archive(144))):
+    for name, content in {
+        "a.png": picture(2, 2),
+        "a.npy": array((4,)),
+        "a.npz": archive(144),
+        "a.mat": matrices(FLAGS + element(5, struct.pack("<ii", 1, 1)) + NAME + NUMBER),
+        "a.tif": tiles(64),
+    }.items():
         (tmp_path / name).write_bytes(content)
+    assert read_p(tmp_path / "a.mat")["P"].tolist() == [[1.0]]
+    assert read_picture(tmp_path / "a.tif").size == (16, 16)
     assert check_picture(tmp_path / "a.png") == ((2, 2), "RGB")
     assert np.array_equal(read_arrays(tmp_path / "a.npy"), np.zeros(4))
     arrays = read_arrays(tmp_path / "a.npz")
@@ -130,7 +170,7 @@ def make_folder(path: Path) -> None:
 )
 @pytest.mark.parametrize(
     "read",
-    [check_picture, read_arrays, read_json, lambda path: read_mat(path, ["P"]), read_picture, read_tensors, read_text],
+    [check_picture, read_arrays, read_json, read_p, read_picture, read_tensors, read_text],
 )
 def test_what_is_no_file_is_refused_without_being_opened(
     tmp_path: Path, monkeypatch: Any, read: Callable[[Path], Any], make: Callable[[Path], None], what: str
@@ -147,3 +187,51 @@ def test_a_mesh_is_read_from_files_alone(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.ply")
     with pytest.raises(FileError, match="there is no file .*a.ply"):
         read_mesh(tmp_path / "a.ply")
+
+
+@pytest.mark.parametrize("read", [check_picture, read_arrays, read_mesh, read_p, read_picture])
+def test_files_are_refused_by_their_size_before_they_are_read(tmp_path: Path, read: Callable[[Path], Any]) -> None:
+    path = tmp_path / "a.ply"
+    with path.open("wb") as file:
+        file.truncate(MOST_BYTES + 1)  # takes no room on the disk
+    with pytest.raises(FileError, match="a.ply .*536,870,913 bytes.* at most 536,870,912 are read"):
+        read(path)
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_archives_are_read_only_as_numpy_packs_them(tmp_path: Path, kind: int) -> None:
+    path = tmp_path / "a.npz"
+    for packed, fine in ((zipfile.ZIP_STORED, True), (zipfile.ZIP_DEFLATED, True), (kind, False)):
+        with zipfile.ZipFile(path, "w", packed) as file:
+            file.writestr("a.npy", array((4,)))
+        if fine:
+            assert np.array_equal(read_arrays(path)["a"], np.zeros(4))  # pyright: ignore
+        else:
+            with pytest.raises(FileError, match="a.npz cannot be read .*packed"):
+                read_arrays(path)
+
+
+@pytest.mark.parametrize("line", [b"%sx", b"%sv 1 2x", b"v 1 2 3%sx", b"f 1 2 3%s4x", b"v%sx"])
+def test_lines_of_blanks_take_a_time_that_grows_with_their_length(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "a.obj"
+    path.write_bytes(b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n" + line % (b" \t" * 100_000) + b"\n")
+    with pytest.raises(FileError, match="its line 5 is none of OBJ"):
+        read_mesh(path)
+
+
+@pytest.mark.parametrize("line", [b"\t v 0 0 1 \r\f # a", b" \f\v \t#", b" #v", b"  ", b" f 1/2 2// 3/1/2\t"])
+def test_lines_of_obj_may_have_blanks_around_them(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "a.obj"
+    path.write_bytes(b"v 0 0 0\nv 1 0 0\nv 0 1 0\n" + line + b"\nf 1 2 3\n")
+    assert len(read_mesh(path).vertices) >= 3
+
+
+@pytest.mark.parametrize(("value", "fine"), [("3.4e38", True), ("-1e39", False), ("1e160", False), ("1e308", False)])
+def test_coordinates_beyond_single_precision_are_refused(tmp_path: Path, value: str, fine: bool) -> None:
+    path = tmp_path / "a.obj"
+    path.write_text(f"v 0 0 0\nv 0 {value} 0\nv 0 1 0\nf 1 2 3\n")
+    if fine:
+        assert np.abs(read_mesh(path).vertices).max() == float(value)
+    else:
+        with pytest.raises(FileError, match="a.obj .*beyond single precision"):
+            read_mesh(path)

@@ -112,18 +112,21 @@ def load_mask(path: Path, downscale_factor: int = 1) -> Float[np.ndarray, "heigh
     return _load(path, "L", downscale_factor)
 
 
-def read_scale_mat(cameras: Path) -> Float[np.ndarray, "4 4"]:
+def read_scale_mat(cameras: Path, allow_outside: bool = False) -> Float[np.ndarray, "4 4"]:
     """Reads what takes unit-sphere coordinates to the world: `scale_mat_0`, a uniform scale and a translation.
 
     Args:
         cameras: A camera file, or a scene's folder with `cameras_sphere.npz`.
+        allow_outside: Reads a file outside of the scene's folder where a link in it leads there.
 
     Raises:
-        DataError: there is no such file, or it holds no such matrix.
+        DataError: there is no such file, it lies outside of the scene, or it holds no such matrix.
     """
     path = cameras / CAMERA_FILE if cameras.is_dir() else cameras
     if not path.is_file():
         raise DataError(f"No camera file {path}: give a scene with {CAMERA_FILE}, or a file with scale_mat_0.")
+    if cameras.is_dir():
+        check_inside(cameras, path, str(path), allow_outside)
     arrays = _read_arrays(path)
     if "scale_mat_0" not in arrays:
         raise DataError(f"{path} has no scale_mat_0: it is no camera file of IDR or NeuS.")
@@ -227,15 +230,16 @@ def _read_cameras(path: Path, num_views: int) -> tuple[Float[np.ndarray, "views 
     """The world matrices of all views, and the scale matrix that they share."""
     arrays = _read_arrays(path)
     for name in ("world_mat", "scale_mat"):
-        found = {int(match[1]) for key in arrays if (match := re.fullmatch(rf"{name}_([0-9]+)", key))}
-        if missing := sorted(set(range(num_views)) - found):
+        found = {key for key in arrays if re.fullmatch(rf"{name}_[0-9]+", key)}
+        wanted = [f"{name}_{view}" for view in range(num_views)]
+        if missing := [key for key in wanted if key not in found]:
             raise DataError(
-                f"{path}: no {name}_{missing[0]}, but there are {num_views} pictures, which views 0 to {num_views - 1} "
+                f"{path}: no {missing[0]}, but there are {num_views} pictures, which views 0 to {num_views - 1} "
                 "belong to: remove the picture without camera, or copy the camera file again."
             )
-        if extra := sorted(found - set(range(num_views))):
+        if extra := sorted(found.difference(wanted)):
             raise DataError(
-                f"{path}: {name}_{extra[0]} has no picture, there are only {num_views}: "
+                f"{path}: {extra[0]:.40} has no picture, there are only {num_views}: "
                 "add the missing picture and mask, or remove the camera."
             )
     world_mats = np.stack([_matrix(path, arrays, f"world_mat_{view}") for view in range(num_views)])

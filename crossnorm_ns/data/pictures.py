@@ -5,7 +5,7 @@ from pathlib import Path
 from PIL import Image
 
 from crossnorm_ns.data.errors import DataError
-from crossnorm_ns.reading import FileError, check_picture, read_picture
+from crossnorm_ns.reading import FileError, check_picture, first_line, read_picture
 
 
 def size_and_mode(path: Path, where: str) -> tuple[tuple[int, int], str]:
@@ -40,9 +40,13 @@ def check_inside(scene: Path, path: Path, where: str, allow_outside: bool) -> No
     """Refuses a file that lies outside of the scene's folder, by its name or through a link.
 
     Raises:
-        DataError: it does, and `allow_outside` is not set.
+        DataError: it does, and `allow_outside` is not set; or no file can have such a name.
     """
-    if not allow_outside and not path.resolve().is_relative_to(scene.resolve()):
+    try:
+        inside = path.resolve().is_relative_to(scene.resolve()) or allow_outside
+    except (ValueError, RuntimeError, OSError) as error:
+        raise DataError(f"{where} is no name of a file ({first_line(error)}).") from error
+    if not inside:
         raise DataError(
             f"{where} lies outside of the scene's folder: copy it there, or allow it with --allow-outside if you trust "
             "the scene."

@@ -12,6 +12,8 @@ import numpy as np
 from crossnorm_ns.reading.errors import MOST_BYTES, FileError, first_line
 from crossnorm_ns.reading.plain import check_plain
 
+_KINDS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""How arrays lie in an archive: zipfile unpacks the others without end."""
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -24,7 +26,7 @@ def read_arrays(path: Path) -> np.ndarray | dict[str, np.ndarray]:
         FileError: it is neither, is damaged, holds Python objects, or takes more than `MOST_BYTES` in memory.
     """
     try:
-        check_plain(path)
+        check_plain(path, MOST_BYTES)
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):
                 file.seek(0)
@@ -32,6 +34,8 @@ def read_arrays(path: Path) -> np.ndarray | dict[str, np.ndarray]:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             _check_size(sum(member.file_size for member in members))
+            if any(member.compress_type not in _KINDS for member in members):
+                raise ValueError("its arrays are packed by other means than numpy's")
             arrays = {}
             for member in members:
                 with archive.open(member) as stream:

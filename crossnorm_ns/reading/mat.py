@@ -6,6 +6,7 @@ sizes they tell of, and ends the process on kinds of numbers that there are not.
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
 import zlib
@@ -22,6 +23,10 @@ _STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8
 """Types of numbers as they lie in the file, by their code."""
 _CLASSES = dict(enumerate(("f8", "f4", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"), start=6))
 """Types of numbers as they are meant: whole ones may be stored in fewer bytes."""
+_MOST_PARTS = 5
+"""Of an array that are looked at: flags, sides, name, numbers, and what should not be there."""
+_MOST_SIDES, _LONGEST_NAME = 32, 63
+"""Those of numpy and MATLAB."""
 _OTHER_CLASSES = {1: "cells", 2: "structures", 3: "objects", 4: "text", 5: "a sparse array"}
 
 
@@ -45,11 +50,9 @@ def read_mat(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 def _arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     """All arrays by name; empty ones for those that nobody asks for."""
-    check_plain(path)
-    left = MOST_BYTES - path.stat().st_size
-    if left < 0:
-        raise ValueError(f"it has more than the {MOST_BYTES:,} bytes that are read")
+    check_plain(path, MOST_BYTES)
     content = path.read_bytes()
+    left = MOST_BYTES - len(content)
     order = {b"IM": "<", b"MI": ">"}.get(content[_HEADER - 2 : _HEADER])
     if order is None or struct.unpack_from(f"{order}H", content, _HEADER - 4) != (0x100,):
         raise ValueError("it is none of versions 5 to 7")
@@ -63,9 +66,11 @@ def _arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
                 raise ValueError(f"it is cut off, or takes more than {MOST_BYTES:,} bytes in memory")
             kind, data = next(_elements(unpacked, order), (0, b""))  # noqa: PLW2901
         if kind == _ARRAY:
-            parts = list(_elements(data, order))
+            parts = list(itertools.islice(_elements(data, order), _MOST_PARTS))
             if len(parts) < 3:
                 raise ValueError("one of its arrays is cut off")
+            if len(parts[2][1]) > _LONGEST_NAME or len(parts[1][1]) > 4 * _MOST_SIDES:
+                raise ValueError("one of its arrays has a longer name or more sides than there can be")
             name = bytes(parts[2][1]).decode("ascii")
             arrays[name] = _array(name, parts, order) if name in names else np.empty(0)
     return arrays
@@ -91,7 +96,7 @@ def _elements(data: bytes | memoryview, order: str, start: int = 0) -> Iterator[
 
 def _array(name: str, parts: Sequence[tuple[int, memoryview]], order: str) -> np.ndarray:
     (_, flags), (_, sides), _, *values = parts
-    (word,) = struct.unpack_from(f"{order}I", bytes(flags).ljust(4, b"\0"))
+    (word,) = struct.unpack_from(f"{order}I", bytes(flags[:4]).ljust(4, b"\0"))
     shape = tuple(np.frombuffer(bytes(sides), f"{order}i4").tolist())
     meant = _CLASSES.get(word & 0xFF)
     if meant is None or word & _COMPLEX or len(values) != 1:

@@ -19,7 +19,7 @@ _CORNER = rb"[ \t]+-?[1-9]\d*(?:/-?\d*){0,2}"
 _OTHER_WORDS = rb"""vn vt vp o g s mg l p usemtl mtllib usemap maplib deg bmat step cstype curv curv2 surf parm trim
 hole scrv sp end con bevel c_interp d_interp lod shadow_obj trace_obj ctech stech"""
 _NO_LINE_OF_OBJ = re.compile(
-    rb"^(?![ \t]*(?:v(?:%s){3,7}|f(?:%s){3,256}|(?:%s)(?:[ \t].*)?)?[ \t\r\f\v]*(?:#.*)?$)"
+    rb"^(?![ \t]*(?:(?:v(?:%s){3,7}|f(?:%s){3,256}|(?:%s)(?:[ \t].*)?)[ \t\r\f\v]*|[\r\f\v][ \t\r\f\v]*)?(?:#.*)?$)"
     % (_NUMBER, _CORNER, rb"|".join(_OTHER_WORDS.split())),
     re.MULTILINE,
 )
@@ -28,6 +28,7 @@ _LINE_OF_PLY = re.compile(
     rb"(?:(?:comment|obj_info).*|format (?:ascii|binary_little_endian|binary_big_endian) 1\.0|element \w+ \d+|"
     rb"property (?:list %s )?%s \w+)[ \t\r]*" % (_TYPE, _TYPE)
 )
+_LARGEST = float(np.finfo(np.float32).max)
 _LONGEST_HEADER = 2**16
 """Bytes of a PLY's header."""
 _COUNTS = {
@@ -95,7 +96,7 @@ def _check_header(content: bytes) -> None:
 
 
 def _check_counts(content: bytes, suffix: str, mesh: Any) -> None:
-    """Refuses a mesh that has less than its header says, or triangles of vertices that it has not."""
+    """Refuses a mesh that has less than its header says, triangles of vertices that it has not, or huge numbers."""
     faces, vertices = (np.asarray(getattr(mesh, name, ())) for name in ("faces", "vertices"))
     header = content.partition(b"end_header")[0]
     for name, pattern in _COUNTS.get(suffix, {}).items():
@@ -104,3 +105,5 @@ def _check_counts(content: bytes, suffix: str, mesh: Any) -> None:
             raise ValueError(f"its header tells of {int(found[1])} {name}, but there are {there}")
     if faces.size and not (faces.min() >= 0 and faces.max() < len(vertices)):
         raise ValueError(f"triangles of vertices {faces.min()} to {faces.max()}, but {len(vertices)} vertices")
+    if _LARGEST < np.nanmax(np.abs(vertices), initial=0) < np.inf:
+        raise ValueError("its coordinates are beyond single precision")

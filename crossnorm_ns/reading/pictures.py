@@ -6,8 +6,9 @@ import warnings
 from pathlib import Path
 
 from PIL import Image
+from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH
 
-from crossnorm_ns.reading.errors import FileError, first_line
+from crossnorm_ns.reading.errors import MOST_BYTES, FileError, first_line
 from crossnorm_ns.reading.plain import check_plain
 from crossnorm_ns.reading.png import check_png_lines
 
@@ -23,7 +24,7 @@ def check_picture(path: Path) -> tuple[tuple[int, int], str]:
     Of a PNG also the lines are checked, which Pillow and OpenCV leave as they are where some are missing.
 
     Raises:
-        FileError: it cannot be read, or has more than `MOST_PIXELS`.
+        FileError: it cannot be read, or has more than `MOST_PIXELS` or `MOST_BYTES`.
     """
     try:
         with _open(path) as picture:
@@ -41,7 +42,7 @@ def read_picture(path: Path) -> Image.Image:
     """A picture, decoded.
 
     Raises:
-        FileError: it cannot be read, or has more than `MOST_PIXELS`.
+        FileError: it cannot be read, or has more than `MOST_PIXELS` or `MOST_BYTES`.
     """
     check_picture(path)
     try:
@@ -53,15 +54,21 @@ def read_picture(path: Path) -> Image.Image:
 
 
 def _open(path: Path) -> Image.Image:
-    check_plain(path)
+    check_plain(path, MOST_BYTES)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
         picture = Image.open(path, formats=PICTURE_FORMATS)
-    width, height = picture.size
-    if width * height > MOST_PIXELS:
-        picture.close()
-        raise ValueError(f"{width}x{height} pixels, but at most {MOST_PIXELS:,} are read")
+    for what, (width, height) in {"": picture.size, "tiles of ": _tile_size(picture)}.items():
+        if width * height > MOST_PIXELS:
+            picture.close()
+            raise ValueError(f"{what}{width}x{height} pixels, but at most {MOST_PIXELS:,} are read")
     return picture
+
+
+def _tile_size(picture: Image.Image) -> tuple[int, int]:
+    """Of a TIFF in tiles, which are decoded as a whole, however small the picture is."""
+    tags = getattr(picture, "tag_v2", {})
+    return int(tags.get(TILEWIDTH, 0)), int(tags.get(TILELENGTH, 0))
 
 
 def _unreadable(path: Path, error: Exception) -> FileError:

@@ -45,12 +45,14 @@ def check_png_lines(path: Path) -> None:
 
 
 def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and content of all."""
+    """Kind and content of header and lines."""
     file.seek(8)
     while len(head := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
-        yield kind, file.read(length)
-        file.seek(4, 1)
+        if kind in (b"IHDR", b"IDAT"):
+            yield kind, file.read(length)
+            length = 0
+        file.seek(length + 4, 1)
 
 
 def _sizes(width: int, height: int) -> list[tuple[int, int]]:

@@ -359,8 +359,12 @@ def damaged_obj(content: bytes) -> Iterator[Damage]:
         "a vertex of two numbers": b"v 1 2\n",
         "a word that is none of OBJ": b"vertex 1 2 3\n",
         "zeros": bytes(100),
+        "a vertex beyond single precision": b"v 1e308 0 0\nf 1 2 43\n",
+        "100,000 spaces and a letter": b" " * 10**5 + b"x\n",
+        "a number behind 100,000 spaces": b" " * 10**5 + b"v 1 2" + b" " * 10**5 + b"x\n",
     }.items():
         yield Damage(title, content + line, refused=True)
+    yield Damage("a comment behind 100,000 spaces", content + b" " * 10**5 + b"# a\n")
     yield Damage("a million lines of no meaning", content + b"# a\n" * 10**6)
     yield Damage("one line of a million numbers", content + b"v" + b" 1" * 10**6 + b"\n", refused=True)
     yield Damage("a face of 100,000 corners", content + b"f" + b" 1" * 10**5 + b"\n", refused=True)

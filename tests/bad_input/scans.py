@@ -108,6 +108,8 @@ def damaged_archives(content: bytes, name: str) -> Iterator[Damage]:
     for title, said in (("packed", None), ("said to be 208 bytes", 208)):
         bomb = archive_of_zeros(f"{name}.npy", big, 2**29, said)
         yield Damage(f"512 MiB of zeros, {title}", bomb, refused=True)
+    for kind in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        yield Damage(f"members packed in way {kind}", archive(members, kind), refused=True)
     yield Damage("no member", archive({}), refused=True)
     yield Damage("20,000 members", archive({f"a{i}": b"" for i in range(20_000)}), refused=True)
     yield Damage("an archive in another", archive({"a.npz": content}), refused=True)
@@ -154,6 +156,8 @@ def _damaged_cameras(content: bytes) -> Iterator[Damage]:
         "another sphere for one view": arrays | {f"scale_mat_{VIEW}": 2 * scale},
         "a camera too many": arrays | {"world_mat_4": world, "scale_mat_4": scale},
         "a camera of number 10^30": arrays | {f"world_mat_{10**30}": world},
+        "a camera of a number of 5,000 digits": arrays | {f"world_mat_{'1' * 5000}": world},
+        "a camera of number 01 for 1": {name.replace("world_mat_1", "world_mat_01"): a for name, a in arrays.items()},
         "no camera of a view": {name: array for name, array in arrays.items() if name != "world_mat_2"},
         "other names": {f"a{name}": array for name, array in arrays.items()},
     }.items():

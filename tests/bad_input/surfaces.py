@@ -158,6 +158,8 @@ def _damaged_mat(content: bytes, name: str, arrays: dict[str, np.ndarray]) -> It
         "-1 a side": _matrix(name, (-1, -1, -1), bytes(64)),
         "no sides": _matrix(name, (), bytes(64)),
         "1,000 axes": _matrix(name, (1,) * 1000, bytes(8)),
+        "100,000 axes": _matrix(name, (2**31 - 1,) * 10**5, bytes(8)),
+        "a million parts": _element(14, _element(6, bytes(8)) * 10**6),
         "no numbers": _matrix(name, (0, 0), b""),
         "fewer numbers than it has": _matrix(name, (100, 100, 100), bytes(64)),
         "4 GiB of numbers": _matrix(name, (8, 8), b"")[:-8] + struct.pack("<II", 2, 2**32 - 1),
