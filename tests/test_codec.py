@@ -161,6 +161,34 @@ def test_rendering_to_8_bits_holds_no_image_in_float():
     assert max(largest) <= 2**14 and sum(largest) == 700 * 900
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ImageSpec("relu+cn", (2,) * 45, 4096, 6000),  # many layers
+        ImageSpec("wire", (16,) * 20, 4096, 6000),  # costly activations
+        ImageSpec("pe", (1,), 4096, 6000, {"num_frequencies": 64}),  # a costly encoding
+    ],
+    ids=lambda spec: spec.method,
+)
+def test_narrow_networks_that_take_long_are_rendered_on_demand_only(spec, tmp_path, monkeypatch):
+    """They have few weights, but take half a minute and more."""
+    network = spec.make()
+    calibrate(network, [(torch.rand(8, 2),)])
+    path, asked = tmp_path / "narrow.cninr", []
+    path.write_bytes(encode(network.eval(), spec, "float32"))
+    monkeypatch.setattr(codec, "render_8_bits", lambda *given: asked.append(given) or np.zeros((1, 1, 3), np.uint8))
+    with pytest.raises(RepresentationError, match=r"narrow.cninr: its 6000x4096 pixels take .* --allow-large"):
+        DecompressCommand(file=path, output=tmp_path / "image.png").run()
+    assert not asked and list(tmp_path.iterdir()) == [path]
+    DecompressCommand(file=path, output=tmp_path / "image.png", allow_large=True).run()
+    assert len(asked) == 1
+
+
+def test_usual_networks_of_a_usual_picture_are_rendered():
+    for method, hidden in (("siren", (49,) * 13), ("pe+cn", (256, 256)), ("wire", (100, 100))):
+        assert codec.render_work(ImageSpec(method, hidden, 1, 1).make(), 512, 768) <= codec.MAX_WORK
+
+
 def test_training_can_go_on_from_a_file(file):
     network, _ = decode(file)
     before = [norm.domains["default"].running_mean.clone() for norm in norms_of(network)]

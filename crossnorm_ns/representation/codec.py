@@ -25,6 +25,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from crossnorm_ns.networks import load_stored, make_network, stored_tensors
+from crossnorm_ns.networks.encoding import EncodedMLP
 from crossnorm_ns.norms import norms_of
 from crossnorm_ns.representation.coordinates import pixel_coordinates
 from crossnorm_ns.representation.errors import RepresentationError
@@ -40,16 +41,17 @@ MAX_HEADER = 2**16
 MAX_SIDE, MAX_PIXELS = 2**16, 2**28
 MAX_LAYERS, MAX_WIDTH, MAX_FREQUENCIES = 256, 4096, 64
 """Of the network: what a pixel may cost."""
-MAX_WORK = 2**35
-"""Multiplications that rendering an image takes unless more are asked for: some 10 s on one core."""
-LEAST_WORK = 2**10
-"""Of these, what a pixel takes beside its network's."""
+MAX_WORK = 2**36
+"""What rendering an image takes unless more is asked for, in multiplications: at most some 6 s on one core."""
 
 _PREFIX = struct.Struct("<5sBI")
 _LENGTH = struct.Struct("<I")
 _DIGEST_SIZE = 32
 _COLORS = 3
 _CHUNK = 2**14  # pixels rendered at a time
+_PIXEL_WORK, _ENCODING_WORK, _MATRIX_WORK, _REAL_WORK, _COMPLEX_WORK = 2**11, 128, 512, 64, 192
+"""In multiplications, for each pixel: what it takes by itself, each number of its encoding, each matrix of the network,
+and each real or complex number that enters or leaves one (activation, norm), beside multiplying."""
 # Weights have no repeated strings and no alignment: what compresses is the distribution of single bytes.
 _FILTERS = [{"id": lzma.FILTER_LZMA2, "dict_size": 2**20, "lc": 0, "lp": 0, "pb": 0}]
 
@@ -193,6 +195,16 @@ def _rendered_rows(
         with torch.no_grad():
             colors = torch.cat([network(some) for some in points.split(chunk_size)])
         yield rows, colors.reshape(len(rows), width, _COLORS)
+
+
+def render_work(network: nn.Module, height: int, width: int) -> int:
+    """What `render` takes for a network of a file, in multiplications: to be compared with `MAX_WORK`."""
+    pixel = _PIXEL_WORK + (_ENCODING_WORK * network.encoding.out_dim if isinstance(network, EncodedMLP) else 0)
+    for tensor in stored_tensors(network).values():
+        pixel += tensor.numel()
+        if tensor.dim() > 1:  # pairs of reals are complex
+            pixel += _MATRIX_WORK + (_REAL_WORK if tensor.dim() == 2 else _COMPLEX_WORK) * sum(tensor.shape[:2])
+    return height * width * pixel
 
 
 def bits_per_pixel(data: bytes, height: int, width: int) -> float:
