@@ -207,6 +207,63 @@ def test_a_fit_does_not_go_on_from_numbers_that_are_not_finite(image, tmp_path, 
         fitted(image, tmp_path / "run", steps=14, resume=True)
 
 
+def with_state(**changes):
+    return lambda content: content["state"].update(changes)
+
+
+def with_group(**changes):
+    return lambda content: content["optimizer"]["param_groups"][0].update(changes)
+
+
+def with_moment(name, change):
+    def damage(content):
+        state = content["optimizer"]["state"][0]
+        state[name] = change(state[name])
+
+    return damage
+
+
+OTHER_STATES = {
+    "seconds in letters": with_state(seconds="x"),
+    "seconds of NaN": with_state(seconds=math.nan),
+    "an absurd step": with_state(step=10**30),
+    "a best step in letters": with_state(best_step="x"),
+    "a best step to come": with_state(best_step=10**6),
+    "a best loss in letters": with_state(best_loss="x"),
+    "no best loss": with_state(best_loss=None),
+    "another best loss": with_state(best_loss=-1.0),
+    "best metrics in letters": with_state(best_metrics={"psnr": "x", "loss": "y"}),
+    "best metrics without the task's": lambda content: content["state"]["best_metrics"].pop("psnr"),
+    "no best metrics": with_state(best_metrics={}, best_loss=math.inf),
+    "one beta": with_group(betas=(5,)),
+    "betas above 1": with_group(betas=(5.0, 5.0)),
+    "an eps in letters": with_group(eps="x"),
+    "an eps of NaN": with_group(eps=math.nan),
+    "a moment of one number": with_moment("exp_avg", lambda moment: torch.zeros(())),
+    "a moment stretched from one number": with_moment("exp_avg", lambda moment: torch.zeros(1).expand(moment.shape)),
+    "no first moment": lambda content: content["optimizer"]["state"][0].pop("exp_avg"),
+}
+
+
+def test_a_fit_does_not_go_on_from_other_states(image, tmp_path):
+    fitted(image, tmp_path / "run", steps=14)
+    path = tmp_path / "run" / "checkpoint.pt"
+    whole, taken = path.read_bytes(), []
+    for damage, change in OTHER_STATES.items():
+        path.write_bytes(whole)
+        content = load_tensors(path)
+        change(content)
+        torch.save(content, path)
+        try:
+            with pytest.raises(RepresentationError, match=r"checkpoint.pt holds no checkpoint of a fit \(.+\)"):
+                fitted(image, tmp_path / "run", steps=14, resume=True)
+        except (Exception, pytest.fail.Exception) as error:
+            taken.append((damage, error))
+    assert taken == []
+    path.write_bytes(whole)
+    assert fitted(image, tmp_path / "run", steps=14, resume=True).steps == 14
+
+
 def test_an_absurd_learning_rate_ends_a_fit_and_so_it_does_when_it_is_resumed(image, tmp_path):
     absurd = {"method": "relu", "learning_rate": 1e18, "save_every": 1}
     first = fitted(image, tmp_path / "run", evaluate_every=50, **absurd)

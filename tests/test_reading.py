@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from crossnorm_ns.reading import (
@@ -137,6 +138,54 @@ def test_the_same_files_with_honest_headers_are_read(tmp_path: Path) -> None:
     assert np.array_equal(read_arrays(tmp_path / "a.npy"), np.zeros(4))
     arrays = read_arrays(tmp_path / "a.npz")
     assert isinstance(arrays, dict) and np.array_equal(arrays["a"], np.zeros(4))
+
+
+def tensors(program: bytes) -> bytes:
+    """A file of torch with this pickle."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as file:
+        for name, content in {"data.pkl": program, "version": b"3\n", "byteorder": b"little"}.items():
+            file.writestr(f"archive/{name}", content)
+    return stream.getvalue()
+
+
+def calling(name: str, *arguments: bytes) -> bytes:
+    """A pickle of {"a": what this class or function makes}."""
+    module, _, function = name.rpartition(".")
+    return b"\x80\x02}X\x01\0\0\0ac%s\n%s\n(%stRs." % (module.encode(), function.encode(), b"".join(arguments))
+
+
+MUCH = b"\x8a\x05" + (2**29).to_bytes(5, "little")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("builtins.bytearray", [MUCH]),
+        ("__builtin__.bytearray", [MUCH]),
+        ("torch.Tensor", [MUCH]),
+        ("torch.FloatTensor", [MUCH]),
+        ("torch.storage.UntypedStorage", [MUCH]),
+    ],
+)
+def test_a_file_of_tensors_makes_none_of_a_size_that_it_only_tells(
+    tmp_path: Path, name: str, arguments: list[bytes]
+) -> None:
+    path = tmp_path / "a.pt"
+    path.write_bytes(tensors(calling(name, *arguments)))
+    with pytest.raises(FileError, match=f"a.pt holds more than tensors and numbers, .*it names {name}"):
+        read_tensors(path)
+    path.write_bytes(tensors(calling("collections.OrderedDict")))
+    assert read_tensors(path) == {"a": {}}
+
+
+def test_an_archive_behind_a_pickle_does_not_hide_it(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    torch.save({"a": torch.zeros(2)}, stream, _use_new_zipfile_serialization=False)
+    path = tmp_path / "a.pt"
+    path.write_bytes(stream.getvalue() + tensors(calling("collections.OrderedDict")))
+    with pytest.raises(FileError, match="no archive of torch"):
+        read_tensors(path)
 
 
 def make_pipe(path: Path) -> None:

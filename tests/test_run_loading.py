@@ -22,6 +22,7 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 
 from crossnorm_ns.data.dtu_dataparser import DTUCNDataParserConfig
 from crossnorm_ns.data.errors import DataError
+from crossnorm_ns.engine.checkpoints import read_checkpoint
 from eval.errors import EvaluationError
 from eval.renders import save_render
 from eval.run_config import read_config
@@ -169,6 +170,21 @@ def test_numbers_of_numpy_in_the_state_of_a_scheduler_are_read(trained) -> None:
     state = {"fields": {"_last_lr": [np.float64(0.01)]}}
     torch.save({**checkpoint, "step": 20, "schedulers": state}, folder / "step-000000020.ckpt")
     assert load_run(trained[0], device="cpu").step == 20
+
+
+class VoidOf2GiB:
+    """Pickled as a number of numpy without content."""
+
+    def __reduce__(self):
+        scalar, _ = np.float64(0).__reduce__()
+        return scalar, (np.dtype(f"V{2**31 - 1}"),)
+
+
+def test_a_number_of_numpy_is_not_made_of_a_size_that_a_checkpoint_only_tells(trained) -> None:
+    path = trained[0].parent / "nerfstudio_models" / "step-000000020.ckpt"
+    torch.save({"step": 20, "pipeline": {}, "schedulers": VoidOf2GiB()}, path)
+    with pytest.raises(DataError, match=r"step-000000020\.ckpt"):
+        read_checkpoint(path)
 
 
 @pytest.mark.parametrize("keep", [0, 1000])

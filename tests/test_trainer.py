@@ -18,6 +18,7 @@ from nerfstudio.utils.eval_utils import eval_setup
 from states import differences
 from trainings import checkpoint_of, configured, load, make_trainer, run_folder, train
 
+from crossnorm_ns.data.errors import DataError
 from crossnorm_ns.engine import trainer as trainer_module
 from crossnorm_ns.engine.random_state import capture_random_state, preserved_random_state, restore_random_state
 from crossnorm_ns.engine.trainer import CrossNormTrainer, CrossNormTrainerConfig
@@ -124,6 +125,115 @@ def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(
     assert not (tmp_path / "second").exists()
 
 
+def with_group(**changes: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda content: content["optimizers"]["fields"]["param_groups"][0].update(changes)
+
+
+def with_schedule(**changes: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda content: content["schedulers"]["fields"].update(changes)
+
+
+def with_random_states(change: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], None]:
+    return lambda content: content.update(random_states=change(content["random_states"][0]))
+
+
+def without_a_moment(content: dict[str, Any]) -> None:
+    del content["optimizers"]["fields"]["state"][0]["exp_avg"]
+
+
+def with_moments_of_another_shape(content: dict[str, Any]) -> None:
+    content["optimizers"]["fields"]["state"][0]["exp_avg"] = torch.zeros(7)
+
+
+def behind_its_words(state: dict[str, Any]) -> list[dict[str, Any]]:
+    name, words, _, *gauss = state["numpy"]
+    return [{**state, "numpy": (name, words, 10**6, *gauss)}]
+
+
+OTHER_STATES = {
+    "a rate in letters": with_group(lr="x"),
+    "a rate of NaN": with_group(lr=math.nan),
+    "one beta": with_group(betas=(5,)),
+    "betas above 1": with_group(betas=(5.0, 5.0)),
+    "an eps of NaN": with_group(eps=math.nan),
+    "no first moment": without_a_moment,
+    "moments of another shape": with_moments_of_another_shape,
+    "an epoch in letters": with_schedule(last_epoch="x"),
+    "base rates of NaN": with_schedule(base_lrs=[math.nan]),
+    "base rates of two groups": with_schedule(base_lrs=[0.1, 0.1]),
+    "a schedule whose step is a text": with_schedule(step="x"),
+    "a schedule of another optimizer": with_schedule(optimizer="x"),
+    "random states of 5": with_random_states(lambda state: [5]),
+    "random states in letters": with_random_states(lambda state: "abc"),
+    "random states without Python's": with_random_states(lambda state: [{**state, "python": None}]),
+    "random states behind their words": with_random_states(behind_its_words),
+    "an absurd step": lambda content: content.update(step=10**30),
+}
+
+
+def test_a_trainer_takes_no_states_that_no_training_can_go_on_from(trainer: CrossNormTrainer, capsys):
+    path, taken = trainer.checkpoint_dir / "step-000000001.ckpt", []
+    whole = path.read_bytes()
+    for damage, change in OTHER_STATES.items():
+        path.write_bytes(whole)
+        content = load(path)
+        change(content)
+        torch.save(content, path)
+        capsys.readouterr()
+        try:
+            trainer._resume(path)
+        except (SystemExit, DataError) as refused:
+            said = str(refused) if isinstance(refused, DataError) else capsys.readouterr().err
+            if said.count("\n") <= 1 and str(path) in said:
+                continue
+        taken.append(damage)
+    assert taken == []
+    path.write_bytes(whole)
+    trainer._resume(path)
+
+
+def test_a_scaler_of_gradients_that_is_not_finite_is_not_taken(trainer: CrossNormTrainer):
+    trainer.grad_scaler = torch.amp.GradScaler("cpu")
+    content = load(trainer.checkpoint_dir / "step-000000001.ckpt")
+    good = trainer.grad_scaler.state_dict()
+    trainer._take({**content, "scalers": good})
+    with pytest.raises(ValueError, match="scaler is not finite"):
+        trainer._take({**content, "scalers": {**good, "scale": math.nan}})
+
+
+@pytest.mark.parametrize("damage", ["base rates of NaN", "random states of 5"])
+def test_states_that_no_training_can_go_on_from_are_refused_before_anything_is_written(
+    damage: str, trainer: CrossNormTrainer, tiny_scene: Path, tmp_path: Path, capsys
+):
+    path = trainer.checkpoint_dir / "step-000000001.ckpt"
+    content = load(path)
+    OTHER_STATES[damage](content)
+    torch.save(content, path)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        train(make_config(tiny_scene, tmp_path / "second", max_num_iterations=4, load_checkpoint=path))
+    assert end.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert str(path) in line
+    assert not (tmp_path / "second").exists()
+
+
+def test_a_checkpoint_with_numbers_of_numpy_is_gone_on_from(tiny_scene: Path, tmp_path: Path):
+    """As nerfstudio's own trainer writes them: its decaying schedules compute with numpy."""
+    first = train(make_config(tiny_scene, tmp_path / "first", max_num_iterations=3))
+    path = first / FOLDER_FROM_STEP.format(2)
+    expected = train(make_config(tiny_scene, tmp_path / "second", max_num_iterations=6, load_checkpoint=path))
+    content = load(path)
+    for numbers in (content["schedulers"]["fields"]["_last_lr"], content["schedulers"]["fields"]["base_lrs"]):
+        numbers[:] = map(np.float64, numbers)
+    content["optimizers"]["fields"]["param_groups"][0]["lr"] = np.float64(
+        content["optimizers"]["fields"]["param_groups"][0]["lr"]
+    )
+    torch.save(content, path)
+    found = train(make_config(tiny_scene, tmp_path / "third", max_num_iterations=6, load_checkpoint=path))
+    assert differences(checkpoint_of(expected), checkpoint_of(found)) == []
+
+
 @pytest.mark.parametrize("vis", ["tensorboard", "viewer"])
 def test_a_resumed_run_has_the_configuration_of_a_new_one(vis: str, tiny_scene: Path, tmp_path: Path):
     first = train(make_config(tiny_scene, tmp_path / "first", max_num_iterations=2))
@@ -157,7 +267,7 @@ def with_a_moment_of_10_to_the_12(content: dict[str, Any]) -> str:
 
 def with_a_sparse_moment(content: dict[str, Any]) -> str:
     content["optimizers"]["fields"]["state"][0]["exp_avg"] = torch.eye(3).to_sparse()
-    return "holds tensors of a kind that no training saves"
+    return "holds more than tensors and numbers"
 
 
 @pytest.mark.parametrize(

@@ -24,10 +24,16 @@ def capture_random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Sets the generators to a captured state; CUDA's only where as many devices are there as then."""
+    """Sets the generators to a captured state; CUDA's only where as many devices are there as then.
+
+    Raises:
+        Exception: of any kind, where it is no such state.
+    """
     version, keys, gauss = state["python"]
     random.setstate((version, tuple(keys), gauss))
     name, words, position, has_gauss, cached = state["numpy"]
+    if not 0 <= position <= len(words):  # numpy reads there without looking
+        raise ValueError(f"the state of numpy's random numbers is at {position} of {len(words)} words")
     np.random.set_state((name, words.numpy().astype(np.uint32), position, has_gauss, cached))
     torch.set_rng_state(state["torch"])
     if len(state["cuda"]) == torch.cuda.device_count():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -44,6 +45,7 @@ from crossnorm_ns.interruption import InterruptedTraining, noted_signals
 from crossnorm_ns.limits import POSITIVE, Fault, LimitError, between, check_options
 from crossnorm_ns.memory import keep_freed_memory
 from crossnorm_ns.norms import calibrate, norms_of
+from crossnorm_ns.trial_step import check_states
 
 _NEEDS = {
     "max_num_iterations": between(0, 10**9),
@@ -294,14 +296,31 @@ class CrossNormTrainer(Trainer):
         """Nothing is left to do, see `setup_optimizers`."""
 
     def _resume(self, path: Path) -> None:
-        checkpoint = read_good_checkpoint(path)  # nerfstudio's own reading is as safe as the environment says
-        self._random_states, self._resumed_from = checkpoint.get("random_states", []), path
+        checkpoint, self._resumed_from = read_good_checkpoint(path), path
         with errors_in_one_line(DataError):
             try:
-                super()._load_checkpoint()
+                self._take(checkpoint)
             except Exception as error:  # of whatever the file holds
                 reason = f"{type(error).__name__}: {error}"
                 raise DataError(f"{path} does not fit: give the method and options of its run ({reason}).") from error
             missing = missing_weights(self.pipeline.model, checkpoint["pipeline"])  # nerfstudio passes over them
             if missing:
                 raise DataError(f"{path} lacks {len(missing)} weights of the model, such as {missing[0]}.")
+        CONSOLE.print(f"Going on from {path}.")
+
+    def _take(self, checkpoint: dict[str, Any]) -> None:
+        """What nerfstudio does with a checkpoint, and a trial of all that is not weights."""
+        self._start_step = checkpoint["step"] + 1
+        self.pipeline.load_pipeline(checkpoint["pipeline"], checkpoint["step"])
+        self.optimizers.load_optimizers(checkpoint["optimizers"])
+        if "schedulers" in checkpoint and self.config.load_scheduler:
+            self.optimizers.load_schedulers(checkpoint["schedulers"])
+        self.grad_scaler.load_state_dict(checkpoint["scalers"])
+        for name, optimizer in self.optimizers.optimizers.items():
+            check_states(optimizer, self.optimizers.schedulers.get(name))
+        if not all(math.isfinite(number) for number in self.grad_scaler.state_dict().values()):
+            raise ValueError("the state of the gradients' scaler is not finite")
+        self._random_states = checkpoint.get("random_states", [])
+        for state in self._random_states:
+            with preserved_random_state():
+                restore_random_state(state)

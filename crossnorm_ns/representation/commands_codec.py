@@ -173,8 +173,8 @@ class DecompressCommand:
         work = render_work(network, height, width)
         if work > MAX_WORK and not self.allow_large:
             raise RepresentationError(
-                f"{self.file}: its {width}x{height} pixels take as long as {work:,} multiplications, the most is {MAX_WORK:,}: "
-                "--allow-large renders them, if you trust the file"
+                f"{self.file}: its {width}x{height} pixels take as long as {work:,} multiplications, more than "
+                f"{MAX_WORK:,}: --allow-large renders them, if you trust the file"
             )
         with atomic_file(self.output) as file:
             Image.fromarray(render_8_bits(network, height, width)).save(file, format=kind)

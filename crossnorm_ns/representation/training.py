@@ -6,14 +6,15 @@ import math
 import reprlib
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from crossnorm_ns.finite import NonFiniteError, first_non_finite, numbers_of_step, tensors_in
+from crossnorm_ns.limits import Fault, NotNegative, between, faults
 from crossnorm_ns.networks import make_network
 from crossnorm_ns.networks.encoding import EncodedMLP
 from crossnorm_ns.reading import first_line
@@ -22,6 +23,7 @@ from crossnorm_ns.representation.evaluation import calibrate_on, outputs_of
 from crossnorm_ns.representation.options import FitOptions
 from crossnorm_ns.representation.run_folder import Entry, RunFolder, first_difference, load_tensors, save_tensors
 from crossnorm_ns.representation.tasks.base import Task
+from crossnorm_ns.trial_step import check_states
 
 _FORMAT = 1
 _CALIBRATION_SEED = 1_000_003
@@ -32,12 +34,18 @@ _FREE_OPTIONS = ("max_seconds", "save_every", "tensorboard")  # may differ when 
 class State:
     """What changes from step to step, beside network, optimiser and random numbers."""
 
-    step: int = 0
-    seconds: float = 0.0
-    best_step: int = 0
+    step: Annotated[int, between(0, 10**9)] = 0
+    seconds: NotNegative = 0.0
+    best_step: Annotated[int, between(0, 10**9)] = 0
     best_loss: float = math.inf
     best_metrics: dict[str, float] = field(default_factory=dict)
     best_weights: dict[str, Tensor] = field(default_factory=dict)
+
+    def faults(self) -> Iterator[Fault]:
+        """What does not go together: of the best network there is all, or nothing."""
+        best = (self.best_metrics.get("loss", math.inf), bool(self.best_metrics), self.best_step <= self.step)
+        if best != (self.best_loss, bool(self.best_weights), True):
+            yield "best_loss", "is not that of a network before"
 
 
 class Training:
@@ -153,25 +161,29 @@ class Training:
             difference = first_difference(content["identity"], self._identity())
             if difference is None:
                 self._take(content)
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+        except Exception as error:  # of whatever the file holds
             raise RepresentationError(f"{path} holds no checkpoint of a fit ({first_line(error)})") from error
         if difference is not None:
             raise RepresentationError(f"{path} holds another run ({difference}): give its options, or another folder")
 
     def _take(self, content: Mapping[str, Any]) -> None:
         state = State(**content["state"])
-        if type(state.step) is not int or state.step < 0 or not isinstance(state.best_metrics, dict):
-            raise ValueError("its state is of another kind")
+        if (fault := next(faults(state, types_too=True), None)) is not None:
+            raise ValueError(" ".join(fault))
+        if state.best_metrics and self.task.metric not in state.best_metrics:
+            raise ValueError(f"its best network has no {self.task.metric}")
         for weights in (state.best_weights or content["network"], content["network"]):  # the best ones only have to fit
             self.network.load_state_dict(weights)
         self.optimizer.load_state_dict(content["optimizer"])
         for parameter in self.network.parameters():
             for name, moment in self.optimizer.state[parameter].items():
-                if moment.dim() and moment.shape != parameter.shape:
+                expected = torch.tensor(0.0) if name == "step" else parameter
+                if (moment.shape, moment.stride()) != (expected.shape, expected.stride()):  # torch does not look
                     raise ValueError(f"{name} of the optimiser has another shape than its parameter")
         weights = {"network": content["network"], "best": state.best_weights, "optimizer": self.optimizer.state_dict()}
         if (culprit := first_non_finite(tensors_in(weights))) is not None:
             raise ValueError(f"{culprit} is not finite")
+        check_states(self.optimizer)
         self.generator.set_state(content["generator"])
         self.state = state
 
