@@ -173,9 +173,10 @@ OTHER_STATES = {
 
 def test_a_trainer_takes_no_states_that_no_training_can_go_on_from(trainer: CrossNormTrainer, capsys):
     path, taken = trainer.checkpoint_dir / "step-000000001.ckpt", []
-    whole = path.read_bytes()
+    whole, optimizers = path.read_bytes(), trainer.optimizers
     for damage, change in OTHER_STATES.items():
         path.write_bytes(whole)
+        trainer.optimizers = copy.deepcopy(optimizers)
         content = load(path)
         change(content)
         torch.save(content, path)
@@ -189,6 +190,7 @@ def test_a_trainer_takes_no_states_that_no_training_can_go_on_from(trainer: Cros
         taken.append(damage)
     assert taken == []
     path.write_bytes(whole)
+    trainer.optimizers = optimizers
     trainer._resume(path)
 
 
