@@ -59,7 +59,7 @@ def read_tensors(path: Path, safe: Mapping[str, Any] = MappingProxyType({})) -> 
 
 def _check_archive(file: BinaryIO, size: int) -> None:
     """Refuses what has been altered, and what would take more memory than the file has bytes."""
-    if file.read(4) != zipfile.stringFileHeader:
+    if file.read(4) != b"PK\x03\x04":
         raise ValueError("it is no archive of torch 1.6 or later")  # though one may be appended
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
@@ -75,5 +75,5 @@ def _check_archive(file: BinaryIO, size: int) -> None:
 def _check_names(program: bytes, known: set[str]) -> None:
     """Refuses a pickle that names other classes or functions than these."""
     for opcode, argument, _ in pickletools.genops(program):
-        if opcode.name == "GLOBAL" and (name := argument.replace(" ", ".", 1)) not in known:
+        if opcode.name == "GLOBAL" and (name := str(argument).replace(" ", ".", 1)) not in known:
             raise pickle.UnpicklingError(f"it names {name}")
