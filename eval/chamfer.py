@@ -37,6 +37,8 @@ _BLOCK = 4_000_000
 """Grid positions on triangles held at a time."""
 _FIRST_BATCH = 1024
 """Points thinned first, in one go; every further batch holds three times the points of all before it."""
+_MOST_PAIRS = 2**24
+"""Of near points looked at in one go: 256 MiB."""
 _CELL = 1.0
 """Edge of the cells whose points are brought together, millimetres."""
 
@@ -144,28 +146,28 @@ def compare(
                 f"none of {int(inbound.sum())} points lies where the scanner has seen anything (ObsMask): is this "
                 "another scan's surface?"
             )
-        targets = building.result()
+        scanned, targets = building.result()
 
     tell("measuring the accuracy")
     data_distances = np.full(len(thinned), np.nan)
     data_distances[observed] = _nearest(thinned[observed], targets, MAX_DISTANCE)
 
     tell("measuring the completeness")
-    above = is_above_plane(targets.data, reference)
+    above = is_above_plane(scanned, reference)
     if not above.any():
         raise EvaluationError("no reference point lies above the plane of the table: do Plane and stl files match?")
-    reference_distances = np.full(targets.n, np.nan)
-    reference_distances[above] = _nearest(targets.data[above], _tree(thinned[inbound]), MAX_DISTANCE)
+    reference_distances = np.full(len(scanned), np.nan)
+    reference_distances[above] = _nearest(scanned[above], _tree(thinned[inbound]), MAX_DISTANCE)
 
     num_points = {
         "sampled": len(points),
         "thinned": len(thinned),
         "inbound": int(inbound.sum()),
         "observed": int(observed.sum()),
-        "reference": targets.n,
+        "reference": len(scanned),
         "reference_above_plane": int(above.sum()),
     }
-    comparison = Comparison(Measured(thinned, data_distances), Measured(targets.data, reference_distances), num_points)
+    comparison = Comparison(Measured(thinned, data_distances), Measured(scanned, reference_distances), num_points)
     for side, name in ((comparison.data, "point"), (comparison.reference, "reference point")):
         if not len(side.counted):
             raise EvaluationError(
@@ -271,6 +273,7 @@ def thin(points: Points, radius: float = SPACING) -> Int64[np.ndarray, " kept"]:
     before are dropped by one query of a tree, and pairs of near points are looked up among the rest alone. In a random
     order the rest has few of them (Blelloch, Fineman and Shun, "Greedy sequential maximal independent set and matching
     are parallel on average", 2012), so that memory is bounded by a few numbers a point, however dense the points are.
+    In an order that is not random a batch with more than `_MOST_PAIRS` is halved.
 
     Returns:
         Numbers of the kept points, neighbours in space near to one another.
@@ -283,7 +286,12 @@ def thin(points: Points, radius: float = SPACING) -> Int64[np.ndarray, " kept"]:
         batch = np.flatnonzero((order >= start) & (order < stop))
         if start:
             batch = batch[np.isinf(_nearest(points[batch], _tree(points[kept]), np.nextafter(radius, np.inf)))]
-        pairs = _tree(points[batch]).query_pairs(radius, output_type="ndarray")
+        tree = _tree(points[batch])
+        while len(batch) ** 2 > 2 * _MOST_PAIRS and tree.count_neighbors(tree, radius) > 2 * _MOST_PAIRS:
+            stop = (start + stop) // 2
+            batch = batch[order[batch] < stop]
+            tree = _tree(points[batch])
+        pairs = tree.query_pairs(radius, output_type="ndarray")
         kept[batch[_first_come(order[batch], pairs)]] = True
         start, stop = stop, 4 * stop
     return order[kept]
@@ -339,8 +347,16 @@ def _tree(points: Float[np.ndarray, "points 3"]) -> KDTree:
     return KDTree(points, leafsize=20, balanced_tree=False)
 
 
-def _sorted_tree(points: Float[np.ndarray, "points 3"]) -> KDTree:
-    return _tree(points[_spatial_order(points)])
+def _sorted_tree(points: Float[np.ndarray, "points 3"]) -> tuple[Float[np.ndarray, "points 3"], KDTree]:
+    """The points, neighbours near to one another, and a tree in which equal ones that fill a leaf are one.
+
+    A query would be compared with each of them.
+    """
+    points = points[_spatial_order(points)]
+    tree = _tree(points)
+    leaves = points[tree.indices]
+    repeated = (leaves[1:] == leaves[:-1]).all(axis=-1)
+    return points, _tree(leaves[np.append(True, ~repeated)]) if repeated.any() else tree
 
 
 def _spatial_order(points: Float[np.ndarray, "points 3"]) -> Int64[np.ndarray, " points"]:

@@ -243,13 +243,13 @@ def _clean(
     arguments: Arguments, mesh: "trimesh.Trimesh", scan: int, show: Stage, show_share: Callable[[str, int, int], None]
 ) -> tuple["trimesh.Trimesh", dict[str, Any]]:
     from crossnorm_ns.data.dtu_scene import read_scene
-    from eval.mesh_cleaning import clean_mesh, kernel
+    from eval.mesh_cleaning import clean_mesh, reaches
 
     show("cleaning")
     folder = _scene(arguments, scan)
     scene = read_scene(folder, allow_outside=arguments.allow_outside)
     cleaned = clean_mesh(mesh, scene, arguments.cull, lambda done, of: show_share("cleaning", done, of))
-    size = len(kernel(arguments.cull, scene.width))
+    size = 2 * len(reaches(arguments.cull, scene.width)) - 1
     return cleaned, {"data": str(folder.resolve()), "width": scene.width, "kernel_size": size}
 
 

@@ -110,6 +110,38 @@ def test_thinning_is_exact_for_grids_copies_and_points_in_the_order_of_space() -
     assert sorted(thin(clustered)) == chamfer_reference.thin(clustered)
 
 
+def test_thinning_looks_at_few_pairs_also_where_copies_come_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order of the points, which a file can choose: the copies are all of one batch."""
+    looked_at, first_come = [], chamfer._first_come
+    monkeypatch.setattr(
+        chamfer, "_first_come", lambda turns, pairs: (looked_at.append(len(pairs)), first_come(turns, pairs))[1]
+    )
+    spread = np.zeros((16_384, 3))
+    spread[:, 0], spread[:, 1] = np.arange(16_384) % 128, np.arange(16_384) // 128
+    points = np.concatenate([spread, np.full((9_000, 3), 500.0)])
+    assert sorted(thin(points)) == list(range(16_385))
+    assert max(looked_at) <= 2**24
+
+
+@pytest.mark.parametrize("edge", [0.3, 1.5, 4.0])
+def test_thinning_in_halved_batches_is_the_sequential_one(monkeypatch: pytest.MonkeyPatch, edge: float) -> None:
+    monkeypatch.setattr(chamfer, "_MOST_PAIRS", 1000)
+    points = np.random.default_rng(1).uniform(-edge / 2, edge / 2, (5000, 3))
+    assert sorted(thin(points)) == chamfer_reference.thin(points)
+
+
+def test_equal_reference_points_are_measured_each_but_searched_as_one() -> None:
+    """A tree cannot divide them: every query would go through all."""
+    lonely = np.array([[5.0, 5, 5], [6, 5, 5]])
+    copies = np.repeat(lonely, [3000, 1], axis=0)
+    points, tree = chamfer._sorted_tree(copies)
+    assert len(points) == 3001 and tree.n < 30
+    found = compare(np.array([[5.0, 5, 6], [5, 5, 9]]), reference(copies))
+    assert found.num_points["reference"] == 3001
+    assert found.accuracy == pytest.approx((1 + 4) / 2)
+    assert found.completeness == pytest.approx((3000 * 1 + np.sqrt(2)) / 3001)
+
+
 def test_seed_orders_points_as_numpy_shuffles_them() -> None:
     """The reference tool shuffles with numpy's default generator: the same seed gives the same points."""
     points = np.random.default_rng(2).uniform(4, 6, (3000, 3))

@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import trimesh
 from PIL import Image
+from skimage.morphology import disk
 
 from crossnorm_ns.data.dtu_scene import read_scene
 from eval.errors import EvaluationError
-from eval.mesh_cleaning import clean_mesh, kernel, vertices_in_masks
+from eval.mesh_cleaning import Cull, clean_mesh, dilated, reaches, vertices_in_masks
 
 WIDTH, HEIGHT = 64, 48
 FRONT = np.array([[32.0, 0, 32, 0], [0, 32, 24, 0], [0, 0, 1, 0]])
@@ -32,18 +34,38 @@ def stays(pixels: list[tuple[float, float]], masks: list[np.ndarray], cull, proj
     return vertices_in_masks(vertices, projections, masks, cull).tolist()
 
 
-def test_kernels_are_those_of_the_published_protocols_at_dtus_width() -> None:
-    ellipse, disk = kernel("neus-womask", 1600), kernel("2dgs", 1600)
-    assert ellipse.shape == (101, 101) and disk.shape == (49, 49)
-    for shape, radius in ((ellipse, 50), (disk, 24)):
-        y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
-        distance = np.hypot(x, y)
-        assert shape[distance <= radius - 1].all() and not shape[distance > radius + 1].any()
+def kernel(cull: Cull, radius: int) -> np.ndarray:
+    """As the published programs make it."""
+    if cull == "2dgs":
+        return disk(radius, dtype=np.uint8)
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2)
 
 
-def test_kernels_are_scaled_with_the_images_width() -> None:
-    assert kernel("neus-womask", 400).shape == (25, 25)
-    assert kernel("2dgs", 400).shape == (13, 13)
+@pytest.mark.parametrize(("cull", "at_dtus_width"), [("neus-womask", 50), ("2dgs", 24)])
+def test_masks_are_dilated_by_what_the_published_protocols_dilate_with(cull: Cull, at_dtus_width: int) -> None:
+    """At DTU's width and at others, for which it is scaled."""
+    assert len(reaches(cull, 1600)) == at_dtus_width + 1
+    for width in (1, 64, 399, 400, 1600, 6400):
+        radius = round(at_dtus_width * width / 1600)
+        middle = kernel(cull, radius)[radius:]
+        assert ((middle.sum(axis=1) - 1) // 2).tolist() == reaches(cull, width).tolist()
+
+
+@pytest.mark.parametrize("cull", ["neus-womask", "2dgs"])
+@pytest.mark.parametrize("size", [(300, 400), (7, 800), (90, 30), (1, 500), (40, 1)])
+def test_dilation_is_that_of_opencv(cull: Cull, size: tuple[int, int]) -> None:
+    rng, radius = np.random.default_rng(0), len(reaches(cull, size[1])) - 1
+    for share in (0, 0.001, 0.01, 0.5, 1):
+        inside = rng.random(size) < share
+        expected = cv2.dilate(inside.astype(np.uint8), kernel(cull, radius))
+        assert np.array_equal(dilated(inside, cull), expected)
+
+
+@pytest.mark.parametrize(("cull", "reach"), [("neus-womask", 31_250), ("2dgs", 15_000)])
+def test_masks_may_be_a_million_pixels_wide(cull: Cull, reach: int) -> None:
+    inside = np.zeros((1, 1_000_000), dtype=bool)
+    inside[0, 500_000] = True
+    assert np.flatnonzero(dilated(inside, cull)[0])[[0, -1]].tolist() == [500_000 - reach, 500_000 + reach]
 
 
 @pytest.mark.parametrize(("cull", "reach"), [("neus-womask", 2), ("2dgs", 1)])

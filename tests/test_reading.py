@@ -282,3 +282,37 @@ def test_coordinates_beyond_single_precision_are_refused(tmp_path: Path, value: 
     else:
         with pytest.raises(FileError, match="a.obj .*beyond single precision"):
             read_mesh(path)
+
+
+def jpeg(**options: Any) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", **options)
+    return stream.getvalue()
+
+
+def with_scans(content: bytes, count: int) -> bytes:
+    """A progressive JPEG with its last scan so many times more."""
+    last = content[content.rindex(b"\xff\xda") : -2]
+    return content[:-2] + count * last + content[-2:]
+
+
+def test_a_jpeg_has_no_more_scans_than_anybody_writes(tmp_path: Path) -> None:
+    """Each costs the time of all pixels, however few bytes it has."""
+    progressive, path = jpeg(progressive=True), tmp_path / "a.jpg"
+    path.write_bytes(with_scans(progressive, 80))
+    assert read_picture(path).size == (64, 48)
+    path.write_bytes(with_scans(progressive, 100))
+    for read in (check_picture, read_picture):
+        with pytest.raises(FileError, match="a.jpg cannot be read .*more than the 100 scans"):
+            read(path)
+
+
+def test_scans_that_are_not_the_pictures_own_do_not_count(tmp_path: Path) -> None:
+    """Those of small pictures in its notes, and of others behind its end."""
+    many = with_scans(jpeg(progressive=True), 100)
+    note = many.replace(b"\xff\xd8", b"", 1)[-60_000:]
+    content, path = jpeg(), tmp_path / "a.jpg"
+    path.write_bytes(content[:2] + b"\xff\xe5" + struct.pack(">H", len(note) + 2) + note + content[2:] + many)
+    assert note.count(b"\xff\xda") > 100
+    assert np.array_equal(read_picture(path), Image.open(io.BytesIO(content)))

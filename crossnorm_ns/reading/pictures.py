@@ -9,6 +9,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH
 
 from crossnorm_ns.reading.errors import MOST_BYTES, FileError, first_line
+from crossnorm_ns.reading.jpeg import check_jpeg_scans
 from crossnorm_ns.reading.plain import check_plain
 from crossnorm_ns.reading.png import check_png_lines
 
@@ -21,7 +22,8 @@ PICTURE_FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "PPM")
 def check_picture(path: Path) -> tuple[tuple[int, int], str]:
     """Width and height in pixels and Pillow's mode of a picture, from its header and checksums.
 
-    Of a PNG also the lines are checked, which Pillow and OpenCV leave as they are where some are missing.
+    Of a PNG also the lines are checked, which Pillow and OpenCV leave as they are where some are missing, of a JPEG the
+    number of its scans.
 
     Raises:
         FileError: it cannot be read, or has more than `MOST_PIXELS` or `MOST_BYTES`.
@@ -30,9 +32,11 @@ def check_picture(path: Path) -> tuple[tuple[int, int], str]:
         with _open(path) as picture:
             size, mode = picture.size, picture.mode
             picture.verify()
-            is_png = picture.format == "PNG"
-        if is_png:
+            kind = picture.format
+        if kind == "PNG":
             check_png_lines(path)
+        elif kind in ("JPEG", "MPO"):
+            check_jpeg_scans(path)
     except Exception as error:  # damaged files make Pillow's readers raise all sorts
         raise _unreadable(path, error) from error
     return size, mode
