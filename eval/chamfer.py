@@ -39,6 +39,8 @@ _FIRST_BATCH = 1024
 """Points thinned first, in one go; every further batch holds three times the points of all before it."""
 _MOST_PAIRS = 2**24
 """Of near points looked at in one go: 256 MiB."""
+_ROUNDS = 64
+"""In a random order a few are enough."""
 _CELL = 1.0
 """Edge of the cells whose points are brought together, millimetres."""
 
@@ -302,18 +304,24 @@ def _first_come(
 ) -> Bool[np.ndarray, " points"]:
     """Which points stay, if the one whose turn is first drops all its partners that are not dropped yet.
 
-    A point that is nobody's later partner stays for certain: so in every round those drop theirs.
+    A point that is nobody's later partner stays for certain: so in every round those drop theirs. What `_ROUNDS` leave
+    (a long row of points, each the next one's only partner) is gone through pair by pair.
     """
     swapped = turns[pairs[:, 0]] > turns[pairs[:, 1]]
     earlier = np.where(swapped, pairs[:, 1], pairs[:, 0])
     later = np.where(swapped, pairs[:, 0], pairs[:, 1])
     stays = np.ones(len(turns), dtype=bool)
-    while len(earlier):
+    for _ in range(_ROUNDS):
         certain = np.ones(len(turns), dtype=bool)
         certain[later] = False
         stays[later[certain[earlier]]] = False
         open_pairs = stays[earlier] & stays[later]
         earlier, later = earlier[open_pairs], later[open_pairs]
+        if not len(earlier):
+            return stays
+    turn = np.argsort(turns[later])
+    for first, second in zip(earlier[turn].tolist(), later[turn].tolist(), strict=True):
+        stays[second] &= not stays[first]
     return stays
 
 

@@ -130,6 +130,17 @@ def test_thinning_in_halved_batches_is_the_sequential_one(monkeypatch: pytest.Mo
     assert sorted(thin(points)) == chamfer_reference.thin(points)
 
 
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_what_rounds_leave_of_near_points_is_gone_through_in_order(
+    monkeypatch: pytest.MonkeyPatch, rounds: int
+) -> None:
+    monkeypatch.setattr(chamfer, "_ROUNDS", rounds)
+    row = np.arange(900)[:, None] * np.array([0.15, 0, 0])
+    dense = np.random.default_rng(1).uniform(0, 1.5, (3000, 3))
+    for points in (row, row[::-1], row[np.random.default_rng(0).permutation(900)], dense):
+        assert sorted(thin(points)) == chamfer_reference.thin(points)
+
+
 def test_equal_reference_points_are_measured_each_but_searched_as_one() -> None:
     """A tree cannot divide them: every query would go through all."""
     lonely = np.array([[5.0, 5, 5], [6, 5, 5]])
