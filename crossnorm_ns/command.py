@@ -16,12 +16,27 @@ LONGEST_LINE = 1000
 
 @contextlib.contextmanager
 def errors_in_one_line(*kinds: type[Exception]) -> Iterator[None]:
-    """Ends the program with one line on standard error and status 2 where such an error is raised within it."""
+    """Ends the program with one line on standard error and status 2 where such an error is raised within it.
+
+    Or where memory is not enough for what it is asked to do.
+    """
     try:
         yield
     except kinds as error:
         print_error(error)
         raise SystemExit(2) from error
+    except (MemoryError, RuntimeError) as error:
+        if not _is_lack_of_memory(error):
+            raise
+        print_error(f"There is not enough memory ({str(error).partition(': ')[2] or error}).")
+        raise SystemExit(2) from error
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """torch has an exception of its own for GPUs alone."""
+    return isinstance(error, MemoryError) or any(
+        words in str(error) for words in ("out of memory", "can't allocate memory")
+    )
 
 
 def read_options(read: Callable[[], Options]) -> Options:
@@ -30,6 +45,8 @@ def read_options(read: Callable[[], Options]) -> Options:
     Args:
         read: has tyro read it, which would draw a box about it. A dataclass that it returns is checked, see `limits`.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of found files need not be UTF-8
     drawn = io.StringIO()
     try:
         with contextlib.redirect_stderr(drawn):

@@ -155,6 +155,10 @@ def _faults_of(name: str, value: Any, hint: Any, types_too: bool) -> Iterator[Fa
     if types_too and not _is_of_type(value, hint):
         yield name, f"is {_shown(value)}, but must be of the type {_type_name(hint)}"
         return
+    for text in value if isinstance(value, tuple) else (value,):
+        if isinstance(text, str | Path) and not _is_utf8(str(text)):
+            yield name, f"is {str(text)!r}, but must be UTF-8: rename it"
+            return
     for need, part in _needs(hint, value):
         try:
             if not need.holds(part):
@@ -185,6 +189,15 @@ def _needs(hint: Any, value: Any) -> Iterator[tuple[Need, Any]]:
         items = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
         for item, part in zip(items, value, strict=True):
             yield from _needs(item, part)
+
+
+def _is_utf8(text: str) -> bool:
+    """Names of files need not be, but what results and pictures can hold of them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_of_type(value: Any, hint: Any) -> bool:

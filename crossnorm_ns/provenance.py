@@ -27,6 +27,14 @@ def provenance() -> dict[str, Any]:
     return {"versions": versions(), "machine": machine(), "git_commit": commit, "git_dirty": dirty}
 
 
+def provenance_line() -> str:
+    """The same in words, for tables."""
+    found = provenance()
+    names = ", ".join(f"{name} {number}" for name, number in found["versions"].items() if number is not None)
+    commit = f"commit {found['git_commit']}" if found["git_commit"] else "no commit"
+    return f"{found['machine']}; {names}; {commit}{' with changes' if found['git_dirty'] else ''}"
+
+
 def versions() -> dict[str, str | None]:
     """Versions that a number depends on; None for what is not installed."""
     installed = {package.replace("-", "_"): _version(package) for package in _PACKAGES}

@@ -110,7 +110,7 @@ def load_render(file: Path) -> Float[np.ndarray, "height width 3"]:
         read_picture(file)  # OpenCV, which reads 16 bits of colour, tells of damage on standard error alone
     except FileError as error:
         raise EvaluationError(str(error)) from error
-    picture = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+    picture = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_UNCHANGED)  # imread crashes over names not in UTF-8
     if picture is None:
         raise EvaluationError(f"{file} cannot be read as a picture: it may be truncated, render it again.")
     if picture.ndim != 3 or picture.dtype not in (np.uint8, np.uint16):

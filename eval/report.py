@@ -60,6 +60,7 @@ def write_tables(sections: Sequence[Section], format: Format) -> str:
     """The tables of all sections, with what they are."""
     import json
 
+    from crossnorm_ns.provenance import provenance, provenance_line
     from crossnorm_ns.representation.page import page
     from eval.report_tables import notes
 
@@ -67,9 +68,10 @@ def write_tables(sections: Sequence[Section], format: Format) -> str:
     title, remarks = f"Table {table.number}: {table.title}", notes(table.name, sections)
     cells = [section.cells() for section in sections]
     if format == "json":
-        content = {"table": table.name, "number": table.number, "notes": remarks}
+        content = {"table": table.name, "number": table.number, "notes": remarks, **provenance()}
         content["sections"] = [section.as_json() for section in sections]
         return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    remarks = [*remarks, f"Tables made on {provenance_line()}."]
     if format == "html":
         return page(title, remarks, cells)
     if format == "tex":

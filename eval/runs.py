@@ -1,10 +1,14 @@
 """Loading a finished nerfstudio run, from any working directory and without running code from its files."""
 
+import contextlib
+import dataclasses
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from crossnorm_ns.data.blender_scene import read_split
 from crossnorm_ns.data.errors import DataError
@@ -17,6 +21,11 @@ from eval.run_options import changed_options
 if TYPE_CHECKING:
     from nerfstudio.engine.trainer import TrainerConfig
     from nerfstudio.pipelines.base_pipeline import Pipeline
+
+MOST_SAMPLES = 2**26
+"""Of all rays that are rendered at a time."""
+SPARE_BYTES = 2**28
+"""What may be built beside a model's weights: nerfstudio's models load the whole network that LPIPS is part of."""
 
 
 class Run(NamedTuple):
@@ -63,7 +72,8 @@ def load_run(
     device = _choose_device(device)
     try:
         options = changed_options(config)  # before the pipeline changes some itself
-        pipeline = config.pipeline.setup(device=device, test_mode="test" if load_images else "inference")
+        with _no_larger_than(checkpoint_path):
+            pipeline = config.pipeline.setup(device=device, test_mode="test" if load_images else "inference")
     except (EvaluationError, DataError):
         raise
     except Exception as error:  # of whatever class the file names, given whatever values
@@ -82,6 +92,24 @@ def load_run(
     return Run(config, pipeline, checkpoint_path, checkpoint["step"], options)
 
 
+@contextlib.contextmanager
+def _no_larger_than(checkpoint_path: Path) -> Iterator[None]:
+    """Within it, no model is built whose weights are far more than a checkpoint's, before memory is taken for them."""
+    left = SPARE_BYTES + 2 * checkpoint_path.stat().st_size  # twice: weight norm replaces weights
+
+    def count(module: torch.nn.Module, name: str, weight: torch.nn.Parameter | None) -> None:
+        nonlocal left
+        left -= 0 if weight is None else weight.nbytes
+        if left < 0:
+            raise EvaluationError(f"{checkpoint_path} holds far less than the weights of the model in its config.yml.")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 def read_run_config(config_path: Path, data: Path | None = None, allow_outside: bool = False) -> "TrainerConfig":
     """The configuration of a run, with its data where it is now; see `load_run`.
 
@@ -93,8 +121,22 @@ def read_run_config(config_path: Path, data: Path | None = None, allow_outside: 
 
     if not isinstance(config, TrainerConfig):
         raise EvaluationError(f"{config_path} holds a {type(config).__name__}, not a run: give a run's config.yml.")
+    _check_samples(config.pipeline.model, config_path)
     _set_data(config, config_path.resolve(), data, allow_outside)
     return config
+
+
+def _check_samples(model: Any, config_path: Path) -> None:
+    """Refuses more samples at a time than any method has; their numbers have such names in all of nerfstudio."""
+    names = [field.name for field in dataclasses.fields(model) if "samples" in field.name or "importance" in field.name]
+    values = [getattr(model, name) for name in names]
+    numbers = [number for value in values for number in (value if isinstance(value, tuple) else (value,))]
+    samples = sum(number for number in numbers if isinstance(number, int | float))
+    if not samples * model.eval_num_rays_per_chunk <= MOST_SAMPLES:
+        raise EvaluationError(
+            f"{config_path}: pipeline.model.eval_num_rays_per_chunk is {model.eval_num_rays_per_chunk:,}, but so many "
+            f"rays have {samples * model.eval_num_rays_per_chunk:,} samples, more than {MOST_SAMPLES:,}."
+        )
 
 
 def _set_data(config: "TrainerConfig", config_path: Path, data: Path | None, allow_outside: bool) -> None:

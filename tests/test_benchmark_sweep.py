@@ -18,6 +18,7 @@ import submitit
 from test_representation_command import ClusterOfThisProcess
 
 from crossnorm_ns.data import make_scene
+from crossnorm_ns.provenance import provenance_line
 from eval import benchmark, benchmark_cells
 from eval.benchmark_cells import failure_reason
 
@@ -118,6 +119,7 @@ def test_cells_that_fail_or_are_killed_leave_the_others_alone_and_can_be_retried
     table = (sweep.output / "table.md").read_text()
     assert "mipnerf-cn, 2 steps, measured, 1 to 2 seeds" in table and "not comparable with the paper's table" in table
     assert "25.50 ± 0.71" in table
+    assert f"Tables made on {provenance_line()}." in table
 
     sweep.behave_well()
     finished = {path: path.stat().st_mtime_ns for path in sweep.output.glob("cells/*/*/*/result.json")}

@@ -1,5 +1,6 @@
 """python -m eval.report: the paper's tables, what may stand beside its figures and what may not, four formats."""
 
+import html
 import json
 import re
 import sys
@@ -9,9 +10,11 @@ from statistics import fmean, stdev
 from typing import Any
 
 import pytest
+from provenance_files import assert_provenance
 
 from crossnorm_ns.networks import PAPER_METHODS
 from crossnorm_ns.paper_tables import AVERAGE, paper_row, paper_table
+from crossnorm_ns.provenance import provenance
 from eval import report
 from eval.dtu_files import DTU_SCANS
 
@@ -492,6 +495,19 @@ def test_figures_and_names_that_are_none_are_refused_in_one_line(
     file.write_text(content if isinstance(content, str) else json.dumps(content))
     table = "dtu" if isinstance(content, dict) and "scan" in content else "blender"
     assert file.name in command.refusal(file, "--table", table, "--format", form)
+
+
+@pytest.mark.parametrize("form", ["md", "tex", "html", "json"])
+def test_tables_say_what_made_them(command: Command, form: str, tmp_path: Path) -> None:
+    output = tmp_path / f"table.{form}"
+    (file,) = command.write(blender_result("lego", 30.0))
+    command.run(file, "--table", "blender", "--format", form, "--output", output)
+    if form == "json":
+        assert_provenance(json.loads(output.read_text()))
+        return
+    found, text = provenance(), html.unescape(output.read_text())
+    for part in (found["machine"], f"torch {found['versions']['torch']}", found["git_commit"] or "no commit"):
+        assert part in text
 
 
 def test_missing_files_are_refused(command: Command, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from eval.errors import EvaluationError
 from eval.renders import save_render
 from eval.run_config import read_config
 from eval.run_options import changed_options
-from eval.runs import load_run
+from eval.runs import load_run, read_run_config
 from eval.scoring import evaluate
 from eval.views import views_of_renders, views_of_run
 
@@ -289,6 +289,16 @@ def test_registered_methods_differ_in_no_option_from_themselves(tmp_path: Path) 
     for name in (name for name in TRAINABLE if all_methods[name].method_name == name and name not in FETCHING):
         file.write_text(yaml.dump(all_methods[name]))
         assert changed_options(read_config(file)) == {}, name
+
+
+def test_samples_of_registered_methods_are_within_the_limit(tmp_path: Path) -> None:
+    file = tmp_path / "config.yml"
+    for name in (name for name in TRAINABLE if name not in FETCHING):
+        config = copy.deepcopy(all_methods[name])
+        config.data = config.pipeline.datamanager.data = tmp_path / "nowhere"
+        file.write_text(yaml.dump(config))
+        with pytest.raises(EvaluationError, match="No data at"):
+            read_run_config(file)
 
 
 def test_options_that_were_changed_are_named_but_for_places_steps_and_seeds() -> None:

@@ -25,6 +25,7 @@ from eval_files import write_renders, write_scene
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGPDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from option_cases import processor_time
 from PIL import Image
 
 import eval.blender
@@ -323,6 +324,18 @@ def test_refused_classes_are_refused_under_other_names_too(tag: str, place: str,
     (tmp_path / "config.yml").write_text(f"!!python/{tag}:{module}.{name} {'{}' if tag == 'object' else ''}")
     with pytest.raises(EvaluationError, match="refused to load"):
         read_config(tmp_path / "config.yml")
+
+
+def test_no_model_is_built_that_is_far_larger_than_the_checkpoint(run: Path, monkeypatch, capsys) -> None:
+    config = read_config(run)
+    field = config.pipeline.model.sdf_field
+    field.sdf_width = field.color_width = 8192
+    field.sdf_depth = field.color_depth = 4
+    field.sdf_skip = None
+    run.write_text(yaml.dump(config))
+    command, arguments = COMMANDS["extract_mesh"]
+    with processor_time(5):
+        assert "holds far less than the weights" in refusal(command, arguments(run), monkeypatch, capsys)
 
 
 def test_no_command_waits_for_an_answer(run: Path, monkeypatch, capsys) -> None:

@@ -13,10 +13,12 @@ import pkgutil
 import random
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -29,6 +31,7 @@ import eval.blender
 import eval.dtu_chamfer
 import eval.extract_mesh
 import method_configs
+from crossnorm_ns.command import errors_in_one_line
 from crossnorm_ns.engine import launch
 from crossnorm_ns.engine.trainer import CrossNormTrainerConfig
 from crossnorm_ns.limits import Need, faults
@@ -140,6 +143,40 @@ def test_fields_that_do_not_go_together_are_named(part, changes, tmp_path, monke
     Path("config.yml").write_text(yaml.dump(config))
     error = refusal(eval.extract_mesh.run, ["--load-config", "config.yml", "--output", "a.ply"], monkeypatch, capsys)
     assert f"pipeline.model.{part + '.' if part else ''}{next(iter(changes))} is " in error
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("mipnerf-cn", {"num_samples": 2**16, "eval_num_rays_per_chunk": 2**28}),
+        ("mipnerf-cn", {"eval_num_rays_per_chunk": 2**20}),
+        ("neus-cn", {"num_importance": 2**16, "eval_num_rays_per_chunk": 4096}),
+        ("vanilla-nerf-cn", {"num_coarse_samples": 10**9}),
+        ("nerfacto-cn", {"num_proposal_samples_per_ray": (256, 10**6)}),
+    ],
+)
+def test_more_samples_at_a_time_than_any_method_has_are_refused(method, changes, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = copy.deepcopy(METHODS[method])
+    for name, value in changes.items():
+        setattr(config.pipeline.model, name, value)
+    Path("config.yml").write_text(yaml.dump(config))
+    error = refusal(eval.extract_mesh.run, ["--load-config", "config.yml", "--output", "a.ply"], monkeypatch, capsys)
+    assert "config.yml: pipeline.model.eval_num_rays_per_chunk is " in error
+
+
+def test_lack_of_memory_is_one_line(monkeypatch, capsys) -> None:
+    """As torch says it on a CPU, numpy, and Python."""
+
+    def take(allocate: Callable[[], object]) -> None:
+        with errors_in_one_line(OSError):
+            allocate()
+
+    for allocate in (lambda: torch.empty(2**50), lambda: np.empty(2**50), lambda: bytearray(2**60)):
+        error = refusal(partial(take, allocate), [], monkeypatch, capsys)
+        assert error.startswith("error: There is not enough memory (")
+    with pytest.raises(RuntimeError, match="another"):
+        take(lambda: (_ for _ in ()).throw(RuntimeError("another")))
 
 
 def test_a_class_that_no_model_can_be_built_of_is_one_line(tmp_path, monkeypatch, capsys, scan) -> None:

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import nerfstudio.configs.method_configs  # noqa: F401 (slow, and eval.benchmark asks it for methods)
 import numpy as np
 import pytest
+import torch
 import tyro
 from option_cases import refusal, split
 from PIL import Image
@@ -33,7 +34,7 @@ import eval.report
 import examples.demo
 import examples.demo_neus
 from crossnorm_ns.data import make_scene
-from crossnorm_ns.limits import Need, check_options
+from crossnorm_ns.limits import Need, check_options, faults
 from crossnorm_ns.representation.command import COMMANDS
 from crossnorm_ns.representation.command import main as crossnorm
 from crossnorm_ns.representation.presets import PRESETS, parse_network
@@ -57,7 +58,7 @@ FLAGS = {"allow-large", "allow-outside", "colors", "normals", "resume", "retry-f
 KINDS_OF_INPUT = {"a file": "folder", "a folder": "empty.png", "a file or a folder": "link to nowhere"}
 """What options of input files need, and what is there but is not that."""
 NETWORKS = ["", "10", "x", "10x", "x28", "0x5", "5x0", "-1x5", "nanxinf", "1.5x2", "10x1000000", "9999x1", f"1x{HUGE}"]
-DEVICES = ["", "gpu", "cuda:99", "meta", "cpu:x", "cuda:-1", HUGE]
+DEVICES = ["", "gpu", "hpu", "privateuseone", "cuda:99", "meta", "cpu:x", "cuda:-1", HUGE]
 
 
 @dataclass
@@ -212,6 +213,15 @@ def test_wrong_values_of_every_option_end_in_one_line_that_names_it(name, folder
         error = refusal(command.run, [*command.first, *words], monkeypatch, capsys)
         names = (option.name.upper(), f"'{option.name}'") if option.positional else (f"--{option.name}",)
         assert any(part in error for part in names), (words, error)
+
+
+def test_no_kind_of_device_that_torch_knows_ends_in_a_traceback() -> None:
+    with pytest.raises(RuntimeError) as error:
+        torch.device("nope")
+    kinds = str(error.value).partition("Expected one of ")[2].partition(" device type")[0].split(", ")
+    assert {"cpu", "hpu", "privateuseone"} <= set(kinds)
+    taken = {kind for kind in kinds if not list(faults(eval.blender.Arguments(device=kind)))}
+    assert "cpu" in taken and "hpu" not in taken
 
 
 def test_no_command_and_no_option_is_left_out() -> None:
