@@ -172,17 +172,23 @@ def test_numbers_of_numpy_in_the_state_of_a_scheduler_are_read(trained) -> None:
     assert load_run(trained[0], device="cpu").step == 20
 
 
-class VoidOf2GiB:
-    """Pickled as a number of numpy without content."""
+class KindOfManyBytes:
+    """Pickled as numpy's type of numbers of so many bytes."""
 
     def __reduce__(self):
-        scalar, _ = np.float64(0).__reduce__()
-        return scalar, (np.dtype(f"V{2**31 - 1}"),)
+        return np.dtype, (f"V{2**28}",)
+
+
+class NumberOfManyBytes:
+    """Pickled as a number of numpy of this type, without content."""
+
+    def __reduce__(self):
+        return np.float64(0).__reduce__()[0], (KindOfManyBytes(),)
 
 
 def test_a_number_of_numpy_is_not_made_of_a_size_that_a_checkpoint_only_tells(trained) -> None:
     path = trained[0].parent / "nerfstudio_models" / "step-000000020.ckpt"
-    torch.save({"step": 20, "pipeline": {}, "schedulers": VoidOf2GiB()}, path)
+    torch.save({"step": 20, "pipeline": {}, "schedulers": NumberOfManyBytes()}, path)
     with pytest.raises(DataError, match=r"step-000000020\.ckpt"):
         read_checkpoint(path)
 
