@@ -3,12 +3,13 @@
 import contextlib
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from crossnorm_ns.data.blender_scene import read_split
 from crossnorm_ns.data.errors import DataError
@@ -95,19 +96,41 @@ def load_run(
 @contextlib.contextmanager
 def _no_larger_than(checkpoint_path: Path) -> Iterator[None]:
     """Within it, no model is built whose weights are far more than a checkpoint's, before memory is taken for them."""
-    left = SPARE_BYTES + 2 * checkpoint_path.stat().st_size  # twice: weight norm replaces weights
+    most = SPARE_BYTES + 2 * checkpoint_path.stat().st_size  # twice: weight norm replaces weights
+    taken = 0
 
-    def count(module: torch.nn.Module, name: str, weight: torch.nn.Parameter | None) -> None:
-        nonlocal left
-        left -= 0 if weight is None else weight.nbytes
-        if left < 0:
+    def add(module: torch.nn.Module, name: str, weight: torch.nn.Parameter | None) -> None:
+        nonlocal taken
+        taken += 0 if weight is None else weight.nbytes
+        check(taken)
+
+    def check(size: int) -> None:
+        if size > most:
             raise EvaluationError(f"{checkpoint_path} holds far less than the weights of the model in its config.yml.")
 
-    hook = register_module_parameter_registration_hook(count)
+    hook = register_module_parameter_registration_hook(add)
     try:
-        yield
+        with _CheckedSizes(check):
+            yield
     finally:
         hook.remove()
+
+
+class _CheckedSizes(TorchFunctionMode):
+    """Within it, a function sees the bytes of each new tensor before memory is taken for it."""
+
+    def __init__(self, check: Callable[[int], None]) -> None:
+        super().__init__()
+        self.check = check
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in (torch.empty, torch.full, torch.ones, torch.rand, torch.randn, torch.zeros):
+            shape = {name: value for name, value in kwargs.items() if name in ("size", "fill_value", "dtype")}
+            self.check(func(*args, **shape, device="meta").nbytes)
+        return func(*args, **kwargs)
 
 
 def read_run_config(config_path: Path, data: Path | None = None, allow_outside: bool = False) -> "TrainerConfig":

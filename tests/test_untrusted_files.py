@@ -1,5 +1,6 @@
 """Files that somebody else wrote: no command of ours runs what is in them, or reads what they name elsewhere."""
 
+import copy
 import importlib
 import inspect
 import io
@@ -35,6 +36,7 @@ import eval.report
 import method_configs.elsewhere
 import method_configs.mipnerf
 import method_configs.neus
+from crossnorm_ns.data.blender_dataparser import BlenderCNDataParserConfig
 from crossnorm_ns.data.dtu_dataparser import DTUCNDataParserConfig
 from crossnorm_ns.data.dtu_scene import read_scene
 from crossnorm_ns.data.errors import DataError
@@ -336,6 +338,20 @@ def test_no_model_is_built_that_is_far_larger_than_the_checkpoint(run: Path, mon
     command, arguments = COMMANDS["extract_mesh"]
     with processor_time(5):
         assert "holds far less than the weights" in refusal(command, arguments(run), monkeypatch, capsys)
+
+
+def test_no_hash_grid_is_made_that_is_far_larger_than_the_checkpoint(tmp_path: Path, monkeypatch, capsys) -> None:
+    config = copy.deepcopy(method_configs.elsewhere.nerfacto_cn.config)
+    config.data = config.pipeline.datamanager.data = write_scene(tmp_path / "blender")
+    config.pipeline.datamanager.dataparser = BlenderCNDataParserConfig()
+    config.pipeline.model.log2_hashmap_size = 27
+    config.output_dir, config.timestamp = tmp_path / "outputs", "now"
+    config.save_config()
+    config.get_checkpoint_dir().mkdir()
+    save(config, {"step": 1, "pipeline": {}})
+    arguments = ["--load-config", str(config.get_base_dir() / "config.yml")]
+    capsys.readouterr()
+    assert "holds far less than the weights" in refusal(eval.blender.run, arguments, monkeypatch, capsys)
 
 
 def test_no_command_waits_for_an_answer(run: Path, monkeypatch, capsys) -> None:
