@@ -40,7 +40,7 @@ def write_sheet(path: Path, panels: Sequence[Panel], title: str) -> None:
     height, width = errors[0].shape
     figure = Figure(figsize=(9.4, 2.62 * height / width * len(panels) + 0.7), dpi=max(100, min(300, width / 2.6)))
     figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, hspace=0, wspace=0)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(_shown(title), fontsize=11, parse_math=False)
     grid = figure.subplots(len(panels), 3, squeeze=False)
     for heading, axes in zip(("render", "truth", "absolute error"), grid[0], strict=True):
         axes.set_title(heading, fontsize=10)
@@ -50,7 +50,7 @@ def write_sheet(path: Path, panels: Sequence[Panel], title: str) -> None:
         truth.imshow(panel.truth.clip(0, 1), interpolation="nearest")
         shown = difference.imshow(error, cmap="magma", vmin=0, vmax=largest, interpolation="nearest")
         label = f"{panel.name}\n{panel.scores.psnr:.2f} dB\nSSIM {panel.scores.ssim:.4f}"
-        render.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
+        render.set_ylabel(_shown(label), rotation=0, ha="right", va="center", fontsize=9, parse_math=False)
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_color("0.8")
@@ -61,3 +61,8 @@ def write_sheet(path: Path, panels: Sequence[Panel], title: str) -> None:
     contents = io.BytesIO()
     figure.savefig(contents, format="png")
     write_atomically(path, contents.getvalue())
+
+
+def _shown(text: str) -> str:
+    """Names of files need not be UTF-8, but what is drawn has to be."""
+    return text.encode(errors="backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""Names that are not UTF-8: of options they are refused, and of what is found, printed as far as can be."""
+"""Names that are not UTF-8, or look like formulas: refused in options, and of what is found shown as far as can be."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from eval_files import write_renders, write_scene
 from option_cases import refusal
+from PIL import Image
 from representation_files import write_image
 
 import eval.blender
@@ -70,3 +71,21 @@ def test_results_in_a_folder_with_such_a_name_are_printed(here: Path, monkeypatc
     eval.blender.run()
     assert r"odd\udcff" in capsys.readouterr().out
     assert json.loads(Path("result.json").read_text())["scene"].endswith(ODD)
+
+
+@pytest.mark.parametrize("name", [ODD, r"$\frac$"])
+def test_names_that_cannot_be_drawn_stand_on_a_sheet_as_they_are(name: str, monkeypatch, capsys) -> None:
+    scene = write_scene(Path("named") / name)
+    monkeypatch.chdir(scene)
+    words = ["--renders", "../../renders", "--data", ".", "--sheet", "sheet.png"]
+    monkeypatch.setattr(sys, "argv", ["eval.blender", *words])
+    eval.blender.run()
+    with Image.open("sheet.png") as sheet:
+        assert sheet.size > (100, 100)
+
+
+def test_names_that_look_like_formulas_stand_in_tables_as_they_are() -> None:
+    write_image(Path(r"$\frac$.png"), 128, 128)
+    words = ["--inputs", r"$\frac$.png", "--methods", "relu", "--networks", "1x4", "--learning-rates", "1e-3"]
+    crossnorm(["table", "image", *words, "--steps", "2", "--workers", "1", "--output", "table"])
+    assert r"$\frac$" in Path("table/table.md").read_text()

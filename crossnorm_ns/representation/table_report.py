@@ -91,7 +91,7 @@ def _curves(results: TableResults, network: str) -> Figure:
                 xs, ys = [entry[key] for entry in history], [entry[results.metric] for entry in history]
                 axes.plot(xs, ys, color=colors[i % len(colors)], label=label(method), linewidth=1.3, marker=".")
             axes.set(xlabel="seconds of training" if key == "seconds" else key, ylabel=named(results.metric))
-            axes.set_title(source, fontsize=10)
+            axes.set_title(source, fontsize=10, parse_math=False)
             axes.grid(alpha=0.3)
         row[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
@@ -115,7 +115,7 @@ def pictures_figure(results: TableResults, network: str) -> Figure:
     columns = min(5, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(2.6 * columns, (2.6 * height / width + 0.3) * rows + 0.3), dpi=110, layout="constrained")
-    figure.suptitle(f"{source}: {named(results.metric)} of each method", fontsize=10)
+    figure.suptitle(f"{source}: {named(results.metric)} of each method", fontsize=10, parse_math=False)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
