@@ -16,7 +16,7 @@ from PIL import Image
 from representation_files import Killed, ball, blob, write_image
 
 from crossnorm_ns.functional.metrics import psnr
-from crossnorm_ns.networks import PAPER_METHODS, make_network
+from crossnorm_ns.networks import METHODS, PAPER_METHODS, make_network
 from crossnorm_ns.paper_tables import paper_row
 from crossnorm_ns.representation import cells, runs
 from crossnorm_ns.representation.command import COMMANDS, main
@@ -388,8 +388,9 @@ def test_paper_presets_are_the_papers_configurations():
     assert ct.networks == ("2x128", "2x256", "4x128", "4x256")
     assert mri.networks == ("2x256", "4x256")
     assert (image.steps, shape.epochs, ct.steps, mri.steps) == (100_000, 200, 20_000, 1_000)
-    assert image.schedule == "constant" and image.learning_rates["normalized"] == 1e-2
-    assert {rate for name, rate in image.learning_rates.items() if name != "normalized"} == {2e-4}
+    rates = {method: image.learning_rates[family(method)] for method in METHODS}
+    assert image.schedule == "constant" and {rate for method, rate in rates.items() if "+" in method} == {1e-2}
+    assert {rate for method, rate in rates.items() if "+" not in method} == {2e-4}
     assert (shape.schedule, shape.final_factor, set(shape.learning_rates.values())) == ("exponential", 0.2, {5e-3})
     assert (ct.schedule, ct.final_factor, set(ct.learning_rates.values())) == ("exponential", 0.1, {5e-3})
     assert (mri.schedule, set(mri.learning_rates.values())) == ("constant", {2e-3})

@@ -23,7 +23,7 @@ TaskName = Literal["image", "shape", "ct", "mri"]
 PresetName = Literal["quick", "paper"]
 
 _TASKS: dict[TaskName, Any] = {"image": ImageTask, "shape": ShapeTask, "ct": CTTask, "mri": MRITask}
-_FAMILIES = ("normalized", "relu", "pe", "siren", "mfn", "wire", "finer", "gaussian")
+_FAMILIES = ("bn-cn", "ln-gn", "relu", "pe", "siren", "mfn", "wire", "finer", "gaussian")
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,10 @@ class Preset:
 
 
 def family(method: str) -> str:
-    """Methods that share learning rates: those with a norm, and the others each by itself."""
-    return "normalized" if "+" in method else method.removesuffix("-fourier")
+    """Methods that share learning rates: those with BN or CN, those with LN or GN, and the others each by itself."""
+    if "+" in method:
+        return "ln-gn" if method.endswith(("+ln", "+gn")) else "bn-cn"
+    return method.removesuffix("-fourier")
 
 
 _LARGEST_CODE = 256
@@ -124,7 +126,8 @@ def _same(rate: float) -> dict[str, float]:
 
 
 _TUNING = {
-    "normalized": (3e-3, 1e-2, 3e-2),
+    "bn-cn": (3e-3, 1e-2, 3e-2),
+    "ln-gn": (3e-3, 1e-2, 3e-2),
     "relu": (3e-3, 1e-2, 3e-2),
     "pe": (3e-3, 1e-2, 3e-2),
     "siren": (3e-4, 1e-3, 3e-3),
@@ -144,7 +147,7 @@ PRESETS: dict[PresetName, dict[TaskName, Preset]] = {
             schedule="constant",
             final_factor=1.0,
             evaluate_every=500,
-            learning_rates={**_same(2e-4), "normalized": 1e-2},
+            learning_rates={**_same(2e-4), "bn-cn": 1e-2, "ln-gn": 1e-2},
             tuning=_TUNING,
         ),
         "shape": Preset(
@@ -190,8 +193,8 @@ PRESETS: dict[PresetName, dict[TaskName, Preset]] = {
             schedule="cosine",
             final_factor=0.01,
             evaluate_every=25,
-            learning_rates={**_MIDDLE, "relu": 3e-3, "mfn": 1e-1},
-            tuning={**_TUNING, "relu": (1e-3, 3e-3, 1e-2), "mfn": (3e-2, 1e-1, 3e-1)},
+            learning_rates={**_MIDDLE, "ln-gn": 3e-3, "relu": 1e-2, "mfn": 1e-1},
+            tuning={**_TUNING, "ln-gn": (1e-3, 3e-3, 1e-2), "relu": (3e-3, 1e-2, 3e-2), "mfn": (3e-2, 1e-1, 3e-1)},
             task={"side": 128},
             network_options={"wire": {"omega_0": 4.0, "sigma_0": 4.0}},  # its code's for small images; 10, 10 is worse
         ),
@@ -219,10 +222,19 @@ PRESETS: dict[PresetName, dict[TaskName, Preset]] = {
             schedule="cosine",
             final_factor=0.01,
             evaluate_every=25,
-            learning_rates={**_MIDDLE, "normalized": 1e-3, "relu": 3e-3, "pe": 3e-3, "siren": 3e-3, "mfn": 3e-2},
+            learning_rates={
+                **_MIDDLE,
+                "bn-cn": 1e-3,
+                "ln-gn": 1e-3,
+                "relu": 3e-3,
+                "pe": 3e-3,
+                "siren": 3e-3,
+                "mfn": 3e-2,
+            },
             tuning={
                 **_TUNING,
-                "normalized": (3e-4, 1e-3, 3e-3),
+                "bn-cn": (3e-4, 1e-3, 3e-3),
+                "ln-gn": (3e-4, 1e-3, 3e-3),
                 "relu": (1e-3, 3e-3, 1e-2),
                 "pe": (1e-3, 3e-3, 1e-2),
                 "siren": (1e-3, 3e-3, 1e-2),
