@@ -19,10 +19,11 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def store(docs: Path, stem: str, text: str) -> None:
-    """Prints a result and keeps it in docs/results/STEM.md, with the commit that it comes from."""
+    """Prints a result with the commit that it comes from, and keeps it in docs/results/STEM.md."""
     folder = docs / "results"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{stem}.md").write_text(f"{text}\n\n{_origin()}\n")
+    text = f"{text}\n\n{_origin()}"
+    (folder / f"{stem}.md").write_text(text + "\n")
     print(text)
 
 
