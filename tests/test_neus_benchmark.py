@@ -30,9 +30,10 @@ def test_tables_are_printed_and_stored(tmp_path: Path, capsys) -> None:
     ratios, profile = ((tmp_path / "results" / f"neus-{name}.md").read_text() for name in ("step", "profile"))
     assert said == ratios + profile
     assert "tiny preset, 4 rays" in ratios and "tiny preset, 4 rays" in profile
-    cells = {line.split(" | ")[0].strip("| "): line.split(" | ")[1].strip(" |") for line in ratios.splitlines()[2:]}
+    rows = [line.strip("| ").split(" | ") for line in ratios.splitlines() if line.startswith("|")]
+    cells = {row[0]: row[1] for row in rows}
     assert all(float(cells[name]) > 0 for name in PLACES)
-    rows = [line.strip("| ").split(" | ") for line in profile.splitlines()[4:]]
+    rows = [line.strip("| ").split(" | ") for line in profile.splitlines()[4:] if line.startswith("|")]
     assert rows[-1][0] == "sum"
     for column in (1, 2):
         parts = [float(row[column]) for row in rows[:-1]]
