@@ -287,9 +287,7 @@ def write(docs: Path, stem: str, results: Sequence[Result], tables: Sequence[str
     print(text)
 
 
-def plot(
-    results: Sequence[Result], equal: Sequence[Result], best: dict[str, float], path: Path, name: str
-) -> None:
+def plot(results: Sequence[Result], equal: Sequence[Result], best: dict[str, float], path: Path, name: str) -> None:
     """PSNR against steps and against seconds, all seeds, at the published and at each side's best learning rate."""
     import matplotlib
 

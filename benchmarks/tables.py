@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from crossnorm_ns import kernels
-from crossnorm_ns.provenance import processor, provenance
+from crossnorm_ns.provenance import processor, provenance_line
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -22,16 +22,9 @@ def store(docs: Path, stem: str, text: str) -> None:
     """Prints a result with the commit that it comes from, and keeps it in docs/results/STEM.md."""
     folder = docs / "results"
     folder.mkdir(parents=True, exist_ok=True)
-    text = f"{text}\n\n{_origin()}"
+    text = f"{text}\n\n{provenance_line()}"
     (folder / f"{stem}.md").write_text(text + "\n")
     print(text)
-
-
-def _origin() -> str:
-    found = provenance()
-    if found["git_commit"] is None:
-        return f"crossnorm-ns {found['versions']['crossnorm_ns']}, not from a git checkout."
-    return f"Commit {found['git_commit']}{', with changes' if found['git_dirty'] else ''}."
 
 
 def conditions(device: str = "cpu") -> str:

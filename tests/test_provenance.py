@@ -90,9 +90,9 @@ def test_results_of_the_command_say_where_they_come_from(
 @pytest.mark.parametrize(
     ("commit", "dirty", "words"),
     [
-        ("1a2b", False, "Commit 1a2b."),
-        ("1a2b", True, "Commit 1a2b, with changes."),
-        (None, None, "not from a git checkout"),
+        ("1a2b", False, "; commit 1a2b"),
+        ("1a2b", True, "; commit 1a2b with changes"),
+        (None, None, "; no commit"),
     ],
 )
 def test_results_of_benchmarks_in_markdown_name_the_commit(
@@ -101,7 +101,8 @@ def test_results_of_benchmarks_in_markdown_name_the_commit(
     monkeypatch.setattr(module, "git_state", lambda checkout: (commit, dirty))
     tables.store(tmp_path, "steps", "| a table |")
     first, _, last = (tmp_path / "results" / "steps.md").read_text().splitlines()
-    assert first == "| a table |" and words in last
+    assert first == "| a table |" and last.endswith(words)
+    assert module.machine() in last and f"torch {module.versions()['torch']}" in last
 
 
 def test_results_of_benchmark_trainings_say_where_they_come_from(

@@ -101,6 +101,23 @@ def with_a_weight_of_another_shape(content: dict[str, Any]) -> None:
     content["pipeline"][matrix_of(content)] = torch.zeros(1, 1)
 
 
+def refusal_to_go_on(
+    path: Path, damage: Callable[[dict[str, Any]], None], scene: Path, output: Path, capsys: pytest.CaptureFixture
+) -> str:
+    """The line that names a damaged checkpoint, before anything is written."""
+    content = load(path)
+    damage(content)
+    torch.save(content, path)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        train(make_config(scene, output, max_num_iterations=4, load_checkpoint=path))
+    assert end.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert str(path) in line
+    assert not output.exists()
+    return line
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -113,16 +130,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(
     damage: Callable[[dict[str, Any]], None], said: str, tiny_scene: Path, tmp_path: Path, capsys
 ):
     path = train(make_config(tiny_scene, tmp_path / "first", max_num_iterations=2)) / FOLDER_FROM_STEP.format(1)
-    content = load(path)
-    damage(content)
-    torch.save(content, path)
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as end:
-        train(make_config(tiny_scene, tmp_path / "second", max_num_iterations=4, load_checkpoint=path))
-    assert end.value.code == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert said in line and str(path) in line
-    assert not (tmp_path / "second").exists()
+    assert said in refusal_to_go_on(path, damage, tiny_scene, tmp_path / "second", capsys)
 
 
 def with_group(**changes: Any) -> Callable[[dict[str, Any]], None]:
@@ -208,16 +216,7 @@ def test_states_that_no_training_can_go_on_from_are_refused_before_anything_is_w
     damage: str, trainer: CrossNormTrainer, tiny_scene: Path, tmp_path: Path, capsys
 ):
     path = trainer.checkpoint_dir / "step-000000001.ckpt"
-    content = load(path)
-    OTHER_STATES[damage](content)
-    torch.save(content, path)
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as end:
-        train(make_config(tiny_scene, tmp_path / "second", max_num_iterations=4, load_checkpoint=path))
-    assert end.value.code == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert str(path) in line
-    assert not (tmp_path / "second").exists()
+    refusal_to_go_on(path, OTHER_STATES[damage], tiny_scene, tmp_path / "second", capsys)
 
 
 def test_a_checkpoint_with_numbers_of_numpy_is_gone_on_from(tiny_scene: Path, tmp_path: Path):

@@ -45,7 +45,7 @@ def write_report(results: TableResults, grid: Grid, failures: Sequence[str], out
 def describe(results: TableResults, grid: Grid) -> str:
     """What the numbers are and what they depend on."""
     devices = sorted({f"{result['device']}, {result['threads']} threads" for _, result in results.runs})
-    machines = sorted({result["machine"] for _, result in results.runs if "machine" in result})  # not in older ones
+    machines = sorted({result["machine"] for _, result in results.runs})
     steps = sorted({result["options"]["steps"] for _, result in results.runs})
     sizes = sorted({"x".join(map(str, result["size"])) for _, result in results.runs})
     return (
